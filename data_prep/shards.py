@@ -1,0 +1,224 @@
+"""The shard format as a reader meets it: the index of a data set, and one block by its number.
+
+`docs/shard_format.md` describes it to the byte. Nothing here parses a tar: the index knows where each
+block lies and what it hashes to, so a reader trusts no header that it meets in a file.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from conf.exits import CorruptError, DatasetError
+from data_prep.durable import read_exactly
+from data_prep.packing import DTYPE
+
+FORMAT = 1
+INDEX = "index.json"
+SPLITS = ("train", "validation")
+# A block's payload follows one tar header and the 128 bytes of NumPy's (version 1.0, one dimension).
+TAR_HEADER = 512
+NUMPY_HEADER = 128
+DIGEST_DIGITS = 16  # 64 bits of SHA-256: enough against accident, short in the index
+
+_SHARD_NAME = re.compile(r"(train|validation)-\d{5,8}\.tar")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a block lies in its shard."""
+
+    offset: int  # of the first payload byte, in the shard file
+    tokens: int  # payload tokens; one overlap token follows them
+    digest: str  # first 16 hexadecimal digits of the SHA-256 of payload and overlap token
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file."""
+
+    name: str
+    bytes: int
+    sha256: str
+    tokens: int
+    documents: int
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self):
+        if not _SHARD_NAME.fullmatch(self.name):
+            raise ValueError(f"shard name {self.name!r}")
+        if self.tokens != sum(block.tokens for block in self.blocks):
+            raise ValueError(f"{self.name}: its blocks do not add up to {self.tokens} tokens")
+        end = 0
+        for block in self.blocks:
+            if block.offset < end or block.tokens < 1:
+                raise ValueError(f"{self.name}: block at {block.offset} overlaps the one before, or is empty")
+            end = block.offset + (block.tokens + 1) * DTYPE.itemsize
+        if end > self.bytes:
+            raise ValueError(f"{self.name}: a block ends at {end}, beyond the file's {self.bytes} bytes")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of `train` or `validation`."""
+
+    tokens: int
+    documents: int
+    shards: tuple[Shard, ...]
+
+    def __post_init__(self):
+        for name in ("tokens", "documents"):
+            total = sum(getattr(shard, name) for shard in self.shards)
+            if total != getattr(self, name):
+                raise ValueError(f"the shards hold {total} {name}, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Index:
+    """A finished data set."""
+
+    directory: Path
+    fingerprint: str  # SHA-256 of the bytes of index.json: two data sets are one if it is equal
+    tokenizer: str
+    vocabulary_sha256: str
+    end_of_text: int
+    block_tokens: int
+    splits: Mapping[str, Split]
+    validation_rule: str  # "hash": a slice of the documents; "tail": the end of train's tokens; "none"
+    counts: Mapping[str, Any] = field(default_factory=dict)  # documents and bytes of text; see counts.py
+    config: Mapping[str, Any] = field(default_factory=dict)  # the settings that decided the bytes
+    config_sha256: str = ""
+
+
+def read_index(path: Path | str) -> Index:
+    """Return the index at `path`: the file index.json, or the folder that holds it.
+
+    Raises DatasetError if it is missing, is not an index, or is of another format version or dtype.
+    """
+    path = Path(path).expanduser()
+    path = path / INDEX if path.is_dir() else path
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path} does not exist; make it with data_prep.prepare, then data_prep.finalize"
+        ) from None
+    try:
+        raw = json.loads(content)
+        version, dtype = raw["format"], raw["dtype"]
+    except (ValueError, KeyError, TypeError):
+        raise DatasetError(f"{path} is not the index of a data set") from None
+    if version != FORMAT:
+        raise DatasetError(
+            f"{path} has format {version}, this program reads {FORMAT}; prepare the corpus again"
+        )
+    if dtype != DTYPE.name:
+        raise DatasetError(f"{path} holds {dtype} tokens, this program reads {DTYPE.name}")
+    try:
+        return _index(path.parent.resolve(), hashlib.sha256(content).hexdigest(), raw)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is not a valid index: {type(error).__name__} {error}") from None
+
+
+def read_block(directory: Path, shard: Shard, number: int) -> np.ndarray:
+    """Return a block and its overlap token: uint16, (tokens + 1,), checked against its digest.
+
+    Raises DatasetError if the shard's file is missing and CorruptError, naming shard, member and offset,
+    if its bytes are not those of the index.
+    """
+    block = shard.blocks[number]
+    path = directory / shard.name
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing, though the index lists it; copy it again") from None
+    try:
+        content = read_exactly(descriptor, (block.tokens + 1) * DTYPE.itemsize, block.offset)
+    finally:
+        os.close(descriptor)
+    if block_digest(content) != block.digest:
+        size = path.stat().st_size
+        cut = f" (the file has {size} of {shard.bytes} bytes)" if size != shard.bytes else ""
+        raise CorruptError(
+            f"{path}: member {member_name(number)} at offset {block.offset} differs from the index{cut}; "
+            "copy the shard again"
+        )
+    return np.frombuffer(content, DTYPE)
+
+
+def block_digest(content: bytes | bytearray | memoryview) -> str:
+    """Return the digest of a block's bytes, overlap token included."""
+    return hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]
+
+
+def member_name(number: int) -> str:
+    """Return the name of a block's member in the tar."""
+    return f"{number:09d}.npy"
+
+
+def shard_record(shard: Shard) -> dict[str, Any]:
+    """Return a shard as index.json writes it."""
+    return {
+        "name": shard.name,
+        "bytes": shard.bytes,
+        "sha256": shard.sha256,
+        "tokens": shard.tokens,
+        "documents": shard.documents,
+        "blocks": [[block.offset, block.tokens, block.digest] for block in shard.blocks],
+    }
+
+
+def shard_of(record: Mapping[str, Any]) -> Shard:
+    """Return the shard that `shard_record` wrote; raise ValueError, KeyError or TypeError for nonsense."""
+    blocks = tuple(
+        Block(int(offset), int(tokens), str(digest)) for offset, tokens, digest in record["blocks"]
+    )
+    return Shard(
+        name=str(record["name"]),
+        bytes=int(record["bytes"]),
+        sha256=str(record["sha256"]),
+        tokens=int(record["tokens"]),
+        documents=int(record["documents"]),
+        blocks=blocks,
+    )
+
+
+def _index(directory: Path, fingerprint: str, raw: Mapping[str, Any]) -> Index:
+    splits = {}
+    for name in SPLITS:
+        shards = tuple(shard_of(record) for record in raw["splits"][name]["shards"])
+        splits[name] = Split(
+            int(raw["splits"][name]["tokens"]), int(raw["splits"][name]["documents"]), shards
+        )
+    index = Index(
+        directory=directory,
+        fingerprint=fingerprint,
+        tokenizer=str(raw["tokenizer"]),
+        vocabulary_sha256=str(raw["vocabulary_sha256"]),
+        end_of_text=int(raw["end_of_text"]),
+        block_tokens=int(raw["block_tokens"]),
+        splits=MappingProxyType(splits),
+        validation_rule=str(raw["validation_rule"]),
+        counts=raw["counts"],
+        config=raw["config"],
+        config_sha256=str(raw["config_sha256"]),
+    )
+    _check_blocks(index)
+    return index
+
+
+def _check_blocks(index: Index) -> None:
+    """Raise ValueError unless every block but a shard's last is full."""
+    for split in index.splits.values():
+        for shard in split.shards:
+            if any(block.tokens != index.block_tokens for block in shard.blocks[:-1]):
+                raise ValueError(f"{shard.name} has a short block before its last")
+            if any(block.tokens > index.block_tokens for block in shard.blocks[-1:]):
+                raise ValueError(f"{shard.name} has a block of more than {index.block_tokens} tokens")
