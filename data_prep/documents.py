@@ -1,0 +1,157 @@
+"""What a document is: a whole text file, a line of a JSONL file, or a row of a Parquet file."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from conf.exits import DatasetError
+from data_prep.counts import Drop
+from data_prep.sources import CorpusConfig
+
+# Rows that a Parquet reader decodes at a time.
+_BATCH_ROWS = 1024
+_SKIP_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one file: a byte range of text and JSONL, a range of row groups of Parquet."""
+
+    path: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document's text, as characters and as UTF-8."""
+
+    text: str
+    utf8: bytes
+
+
+def read_documents(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[Document | Drop]:
+    """Yield each document of the piece, or why the reader could not keep it.
+
+    A document of more than `limit` bytes is passed over without being held in memory. Raises
+    DatasetError, naming file and place, for one that breaks its format.
+    """
+    if corpus.kind == "text":
+        yield _text_file(piece, corpus, limit)
+    elif corpus.kind == "jsonl":
+        yield from _json_lines(piece, corpus, limit)
+    else:
+        yield from _parquet_rows(piece, corpus)
+
+
+def parquet_groups(path: str, text_key: str) -> list[int]:
+    """Return the bytes of text in each row group of a Parquet file.
+
+    Raises DatasetError if the file is not Parquet or lacks the column, naming those there are.
+    """
+    try:
+        metadata = pq.ParquetFile(path).metadata
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} is not a readable Parquet file: {error}") from error
+    names = metadata.schema.to_arrow_schema().names
+    if text_key not in names:
+        raise DatasetError(
+            f"{path} has no column '{text_key}'; set corpus.text_key to one of: {', '.join(names)}"
+        )
+    sizes = []
+    for group in range(metadata.num_row_groups):
+        columns = [metadata.row_group(group).column(n) for n in range(metadata.num_columns)]
+        sizes.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema == text_key))
+    return sizes
+
+
+def _text_file(piece: Piece, corpus: CorpusConfig, limit: int) -> Document | Drop:
+    if piece.stop > limit:
+        return Drop.TOO_LONG
+    return _decoded(Path(piece.path).read_bytes(), corpus.errors, piece.path)
+
+
+def _json_lines(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[Document | Drop]:
+    """Yield the documents of the lines that begin in the piece's byte range."""
+    with Path(piece.path).open("rb") as file:
+        if piece.start:
+            file.seek(piece.start - 1)
+            _skip_line(file)
+        while (start := file.tell()) < piece.stop and (line := file.readline(limit + 1)):
+            if len(line) > limit and not line.endswith(b"\n"):
+                _skip_line(file)
+                yield Drop.TOO_LONG
+            elif line.strip():
+                yield _json_text(line, corpus, piece.path, start)
+
+
+def _skip_line(file: BinaryIO) -> None:
+    while (part := file.readline(_SKIP_BYTES)) and not part.endswith(b"\n"):
+        pass
+
+
+def _json_text(line: bytes, corpus: CorpusConfig, path: str, start: int) -> Document | Drop:
+    """Return the text of one JSON line that begins at byte `start` of the file."""
+    content = _decoded(line, corpus.errors, path, start)
+    if isinstance(content, Drop):
+        return content
+    try:
+        text = json.loads(content.text)[corpus.text_key]
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{_place(path, start)} is not a line of JSON: {error}") from None
+    except (KeyError, TypeError, IndexError):
+        raise DatasetError(
+            f"{_place(path, start)} has no key '{corpus.text_key}'; set corpus.text_key"
+        ) from None
+    if text is None:
+        return Drop.EMPTY
+    if not isinstance(text, str):
+        raise DatasetError(f"{_place(path, start)}: the value of '{corpus.text_key}' is not a string")
+    try:
+        return Document(text, text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+        return _decoded(text.encode("utf-8", "surrogatepass"), corpus.errors, _place(path, start))
+
+
+def _place(path: str, start: int) -> str:
+    """Return file:line of the line that begins at byte `start`; counted only for an error's text."""
+    with Path(path).open("rb") as file:
+        lines, left = 1, start
+        while left and (part := file.read(min(left, _SKIP_BYTES))):
+            lines += part.count(b"\n")
+            left -= len(part)
+    return f"{path}:{lines}"
+
+
+def _parquet_rows(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Drop]:
+    """Yield the documents of the row groups [start, stop)."""
+    groups = list(range(piece.start, piece.stop))
+    try:
+        with pq.ParquetFile(piece.path, page_checksum_verification=True) as file:
+            batches = file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[corpus.text_key])
+            for batch in batches:
+                for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+                    yield Drop.EMPTY if value is None else _decoded(value, corpus.errors, piece.path)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{piece.path} cannot be read as Parquet: {error}") from error
+
+
+def _decoded(content: bytes, errors: str, path: str, start: int = 0) -> Document | Drop:
+    """Return bytes as a document, by the corpus's rule for those that are not UTF-8."""
+    try:
+        return Document(content.decode(), content)
+    except UnicodeDecodeError as error:
+        if errors == "drop":
+            return Drop.UNDECODABLE
+        if errors == "replace":
+            text = content.decode("utf-8", "replace")
+            return Document(text, text.encode())
+        raise DatasetError(
+            f"{path}: byte {start + error.start} is not UTF-8; "
+            "convert the file, or set corpus.errors=replace or drop"
+        ) from None

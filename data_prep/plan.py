@@ -1,0 +1,225 @@
+"""Which work there is: the corpus's units and the buckets, decided once and frozen in plan.json.
+
+The plan is a function of the settings and the files, so tasks that start together write the same one;
+the first wins, and every later task must agree with it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.exits import ConfigError, DatasetError
+from data_prep.documents import Piece, parquet_groups
+from data_prep.durable import publish_once
+from data_prep.filters import FilterConfig
+from data_prep.packing import PackingConfig
+from data_prep.routing import Routing
+from data_prep.shards import INDEX
+from data_prep.sources import CorpusConfig, Input, list_inputs
+
+PLAN = "plan.json"
+SPILL = "spill"
+# English web text and prose hold 3.9 to 4.5 bytes per GPT-2 token; only the shards' sizes hang on it.
+_BYTES_PER_TOKEN = 4
+# Units small enough to share a small corpus among many tasks, large enough that a unit's files do not count.
+_UNITS_WANTED = 64
+_SMALLEST_UNIT = 1 << 20
+_LARGEST_UNIT = 1 << 25
+
+_SizedPiece = tuple[int, int, int, int]  # input, start, stop, bytes of text
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How much of the corpus is held back."""
+
+    fraction: float  # of the documents, as a slice of the space of their hashes
+
+    def __post_init__(self):
+        if not 0 <= self.fraction < 1:
+            raise ConfigError(f"validation.fraction={self.fraction} is not in [0, 1); 0.005 is usual")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the output bytes, but the files themselves."""
+
+    corpus: CorpusConfig
+    filters: FilterConfig
+    packing: PackingConfig
+    validation: ValidationConfig
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as JSON writes them, without the files' places."""
+        record = asdict(self)
+        for place in ("paths", "suffixes"):
+            del record["corpus"][place]
+        return record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The frozen plan of one output folder."""
+
+    settings: Mapping[str, Any]
+    inputs: tuple[Input, ...]
+    units: tuple[tuple[tuple[int, int, int], ...], ...]  # pieces of a unit: (input, start, stop)
+    unit_bytes: tuple[int, ...]  # text in each unit, about
+    routing: Routing
+    digest: str  # SHA-256 of plan.json: spill files carry it
+
+    @property
+    def corpus(self) -> CorpusConfig:
+        """The corpus's kind, key and rule for bad text; its paths are in `inputs`."""
+        return CorpusConfig(paths=[""], **self.settings["corpus"])
+
+    @property
+    def filters(self) -> FilterConfig:
+        """The rules for dropping documents."""
+        return FilterConfig(**self.settings["filters"])
+
+    @property
+    def packing(self) -> PackingConfig:
+        """The layout of tokens in shards."""
+        return PackingConfig(**self.settings["packing"])
+
+    def pieces(self, unit: int) -> list[tuple[Input, Piece]]:
+        """Return the parts of files that a unit reads."""
+        return [
+            (self.inputs[number], Piece(self.inputs[number].path, start, stop))
+            for number, start, stop in self.units[unit]
+        ]
+
+
+def agreed_plan(output: Path, settings: Settings) -> Plan:
+    """Return the output's plan, made now if there is none.
+
+    Raises ConfigError or DatasetError if the output was planned with other settings or files, or holds
+    something else.
+    """
+    inputs = list_inputs(settings.corpus)
+    path = output / PLAN
+    if not path.exists():
+        if output.exists() and (found := [name for name in (INDEX, SPILL) if (output / name).exists()]):
+            raise DatasetError(
+                f"{output} holds {found[0]} but no {PLAN}: another data set; choose another output"
+            )
+        content = _planned(inputs, settings)
+        output.mkdir(parents=True, exist_ok=True)
+        publish_once(path, content)
+    plan = read_plan(output)
+    _refuse_other_settings(output, plan.settings, settings.record())
+    _refuse_other_inputs(output, plan.inputs, inputs)
+    return plan
+
+
+def read_plan(output: Path) -> Plan:
+    """Return the output's plan; raise DatasetError if there is none."""
+    path = output / PLAN
+    try:
+        content = path.read_bytes()
+        raw = json.loads(content)
+        return Plan(
+            settings=raw["settings"],
+            inputs=tuple(Input(*entry) for entry in raw["inputs"]),
+            units=tuple(tuple((n, start, stop) for n, start, stop in unit) for unit in raw["units"]),
+            unit_bytes=tuple(raw["unit_bytes"]),
+            routing=Routing(**raw["routing"]),
+            digest=hashlib.sha256(content).hexdigest(),
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(f"{path} does not exist; run data_prep.prepare output={output} first") from None
+    except (ValueError, KeyError, TypeError):
+        raise DatasetError(f"{path} is not a plan; choose another output") from None
+
+
+def spill_folder(output: Path) -> Path:
+    """Return the folder of what is between prepare and finalize."""
+    return output / SPILL
+
+
+def _planned(inputs: list[Input], settings: Settings) -> bytes:
+    """Return the content of plan.json."""
+    if not any(known.bytes for known in inputs):
+        raise DatasetError(f"the corpus is empty: {len(inputs)} files of 0 bytes")
+    total_bytes = sum(known.bytes for known in inputs)
+    unit_bytes = min(max(total_bytes // _UNITS_WANTED, _SMALLEST_UNIT), _LARGEST_UNIT)
+    pieces = [
+        (number, start, stop, size)
+        for number, known in enumerate(inputs)
+        for start, stop, size in _pieces(known, settings.corpus, unit_bytes)
+    ]
+    units = _grouped(pieces, unit_bytes)
+    sizes = [sum(size for *_, size in unit) for unit in units]
+    record = {
+        "settings": settings.record(),
+        "inputs": [[known.path, known.bytes, known.version] for known in inputs],
+        "units": [[(number, start, stop) for number, start, stop, _ in unit] for unit in units],
+        "unit_bytes": sizes,
+        "routing": asdict(_routing(sum(sizes), settings)),
+    }
+    return json.dumps(record, indent=None, separators=(",", ":")).encode()
+
+
+def _pieces(known: Input, corpus: CorpusConfig, unit_bytes: int) -> list[tuple[int, int, int]]:
+    """Cut one file into parts of about `unit_bytes` of text: (start, stop, bytes of text)."""
+    if corpus.kind == "parquet":
+        groups = parquet_groups(known.path, corpus.text_key)
+        return [(group, group + 1, size) for group, size in enumerate(groups)]
+    if corpus.kind == "jsonl":
+        starts = range(0, known.bytes, unit_bytes)
+        return [
+            (start, min(start + unit_bytes, known.bytes), min(unit_bytes, known.bytes - start))
+            for start in starts
+        ]
+    return [(0, known.bytes, known.bytes)]
+
+
+def _grouped(pieces: Iterable[_SizedPiece], unit_bytes: int) -> list[list[_SizedPiece]]:
+    """Put pieces together, in order, into units of about `unit_bytes`."""
+    units: list[list[_SizedPiece]] = []
+    room = 0
+    for piece in pieces:
+        size = piece[-1]
+        if not units or size > room:
+            units.append([])
+            room = unit_bytes
+        units[-1].append(piece)
+        room -= size
+    return units
+
+
+def _routing(text_bytes: int, settings: Settings) -> Routing:
+    """Return as many buckets as give shards of about `shard_tokens`."""
+    shards = text_bytes / _BYTES_PER_TOKEN / settings.packing.shard_tokens
+    fraction = settings.validation.fraction
+    return Routing(
+        train_buckets=max(1, round(shards * (1 - fraction))),
+        validation_buckets=max(1, round(shards * fraction)) if fraction else 0,
+        validation_fraction=fraction,
+    )
+
+
+def _refuse_other_settings(output: Path, planned: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for group in asked:
+        for key, value in asked[group].items():
+            if planned.get(group, {}).get(key) != value:
+                before = planned.get(group, {}).get(key)
+                raise ConfigError(
+                    f"{output} was planned with {group}.{key}={before}, not {value}; "
+                    "use the same settings or another output"
+                )
+
+
+def _refuse_other_inputs(output: Path, planned: tuple[Input, ...], found: list[Input]) -> None:
+    if list(planned) == found:
+        return
+    known = {entry.path: entry for entry in planned}
+    different = [entry.path for entry in found if known.pop(entry.path, None) != entry] or list(known)
+    raise DatasetError(
+        f"{output} was planned from other files: {different[0]} is new, changed or left out; "
+        "use the same files or another output"
+    )

@@ -1,0 +1,115 @@
+"""Tokenize one task's share of a corpus into spill files (map).
+
+usage: python -m data_prep.prepare corpus=KIND corpus.paths=[FILE,FOLDER,GLOB,…] output=DIR [key=value …]
+
+  corpus=text      each file is a document (.txt .text .md .rst in folders)
+  corpus=jsonl     each line is a document; corpus.text_key=text names the key
+  corpus=parquet   each row is a document; corpus.text_key=text names the column
+  corpus=stdlib    the running interpreter's own library; needs no paths
+
+  task_index=i task_count=n     do every n-th unit of work; run all n tasks, in any order, on any machines
+  corpus.errors=strict          text that is not UTF-8: strict | replace | drop
+  packing.block_tokens=65536    tokens per block, a power of two
+  packing.shard_tokens=67108864 tokens per shard, about
+  validation.fraction=0.005     of the documents, held back for validation
+
+A task that was killed is run again with the same command; it does only what is missing. When all are
+done: python -m data_prep.finalize output=DIR
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from conf import compose, typed
+from conf.command import run
+from conf.exits import ConfigError, DatasetError
+from data_prep.counts import Counts, total
+from data_prep.filters import FilterConfig
+from data_prep.packing import PackingConfig
+from data_prep.plan import Plan, Settings, ValidationConfig, agreed_plan, spill_folder
+from data_prep.progress import Progress
+from data_prep.shards import INDEX
+from data_prep.shuffle import map_unit
+from data_prep.sources import CorpusConfig
+from data_prep.spill import read_marker
+from data_prep.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """One task of data preparation.
+
+    The defaults are empty schemas: OmegaConf cannot merge into a nested frozen dataclass without one.
+    """
+
+    output: str
+    task_index: int
+    task_count: int
+    corpus: CorpusConfig = field(default_factory=partial(OmegaConf.structured, CorpusConfig))
+    filters: FilterConfig = field(default_factory=partial(OmegaConf.structured, FilterConfig))
+    packing: PackingConfig = field(default_factory=partial(OmegaConf.structured, PackingConfig))
+    validation: ValidationConfig = field(default_factory=partial(OmegaConf.structured, ValidationConfig))
+
+    def __post_init__(self):
+        if not 0 <= self.task_index < self.task_count:
+            raise ConfigError(
+                f"task_index={self.task_index} is not one of {self.task_count} tasks; the first is 0"
+            )
+
+    @property
+    def settings(self) -> Settings:
+        """What decides the output bytes."""
+        return Settings(self.corpus, self.filters, self.packing, self.validation)
+
+
+def main(overrides: list[str]) -> None:
+    """Do one task's units that are not done yet."""
+    config = typed(PrepareConfig, compose("prepare", overrides))
+    output = Path(config.output).expanduser()
+    plan = agreed_plan(output, config.settings)
+    if (output / INDEX).exists():
+        print(f"prepare: {output} is finished; nothing to do")
+        return
+    tokenizer = load_tokenizer()
+    folder = spill_folder(output)
+    folder.mkdir(exist_ok=True)
+    units = range(config.task_index, len(plan.units), config.task_count)
+    progress = Progress("prepare", _bytes_of(plan, units))
+    parts: list[Counts] = []
+    for unit in units:
+        parts.append(map_unit(plan, output, unit, tokenizer).counts)
+        progress.advance(_bytes_of(plan, [unit]), parts[-1].tokens)
+    progress.finish()
+    _report(config, plan, output, total(parts), progress.elapsed_seconds)
+
+
+def _bytes_of(plan: Plan, units: Iterable[int]) -> int:
+    """Return the bytes of input in some units, row groups counted as a share of their file."""
+    return sum(plan.unit_bytes[unit] for unit in units)
+
+
+def _report(config: PrepareConfig, plan: Plan, output: Path, counts: Counts, seconds: float) -> None:
+    """Print what this task did and what is left; raise DatasetError if the whole corpus gave nothing."""
+    megabytes = counts.text_bytes / 1e6
+    print(
+        f"prepare: {counts.summary()}; {counts.tokens:,} tokens, {megabytes:,.1f} MB of text "
+        f"in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)"
+    )
+    markers = [read_marker(spill_folder(output), unit, plan.digest) for unit in range(len(plan.units))]
+    if missing := markers.count(None):
+        print(
+            f"prepare: {missing} of {len(markers)} units are left to other tasks of the {config.task_count}"
+        )
+        return
+    whole = total(marker.counts for marker in markers if marker)
+    if not whole.kept:
+        raise DatasetError(f"no document is left: {whole.summary()}; check corpus.paths and filters")
+    print(f"prepare: all {len(markers)} units are done; next: python -m data_prep.finalize output={output}")
+
+
+if __name__ == "__main__":
+    run(main, name="data_prep.prepare", config="prepare", usage=__doc__ or "")

@@ -1,0 +1,113 @@
+"""Which files a corpus is: paths, folders and globs, turned into one sorted list."""
+
+import glob
+import os
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conf.exits import ConfigError, DatasetError
+
+KINDS = ("text", "jsonl", "parquet")
+ERRORS = ("strict", "replace", "drop")
+# The running interpreter's own library: a corpus that every machine has.
+STANDARD_LIBRARY = "python:stdlib"
+# A name that ends a walk into a folder: no text of the corpus's own lies below.
+_SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_modules"}
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What the corpus is and how its text is found in its files."""
+
+    kind: str  # text: a file is a document; jsonl: a line is one; parquet: a row is one
+    paths: list[str]  # files, folders (walked for `suffixes`) and globs
+    suffixes: list[str] = field(default_factory=list)
+    text_key: str = "text"  # the JSON key or the Parquet column that holds the text
+    errors: str = (
+        "strict"  # text that is not UTF-8: refuse the corpus, replace by U+FFFD, or drop the document
+    )
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ConfigError(f"corpus.kind={self.kind} is not known; choose one of: {', '.join(KINDS)}")
+        if self.errors not in ERRORS:
+            raise ConfigError(f"corpus.errors={self.errors} is not known; choose one of: {', '.join(ERRORS)}")
+        if not self.paths:
+            raise ConfigError("corpus.paths is empty; add corpus.paths=[FILE_OR_FOLDER_OR_GLOB,…]")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file of the corpus, as it was when the work was planned."""
+
+    path: str
+    bytes: int
+    version: str  # changes when the file does: the time of modification
+
+
+def list_inputs(corpus: CorpusConfig) -> list[Input]:
+    """Return the corpus's files in the order of their paths, each once.
+
+    Raises DatasetError, naming the path, for one that does not exist or matches nothing.
+    """
+    paths = {path for named in corpus.paths for path in _expanded(named, corpus.suffixes)}
+    return [_input(path) for path in sorted(paths)]
+
+
+def check_unchanged(known: Input) -> None:
+    """Raise DatasetError if a file is not what it was when the work was planned."""
+    try:
+        now = _input(known.path)
+    except OSError:
+        raise DatasetError(f"{known.path} is gone since the work was planned; put it back") from None
+    if now != known:
+        raise DatasetError(
+            f"{known.path} changed since the work was planned ({known.bytes} bytes then, {now.bytes} now); "
+            "put the old file back, or prepare into another output"
+        )
+
+
+def _expanded(named: str, suffixes: list[str]) -> list[str]:
+    """Return the absolute paths of the files that one entry of corpus.paths stands for."""
+    if named == STANDARD_LIBRARY:
+        return list(_walk(sysconfig.get_path("stdlib"), suffixes))
+    path = Path(os.path.abspath(Path(named).expanduser()))  # noqa: PTH100  resolve() would follow links
+    if path.is_dir():
+        found = list(_walk(str(path), suffixes))
+        if not found:
+            raise DatasetError(
+                f"{path} holds no file ending in {' '.join(suffixes)}; name the files or use a glob"
+            )
+        return found
+    if path.exists():
+        return [str(path)]
+    if not glob.has_magic(named):
+        raise DatasetError(f"{named} does not exist")
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob wants a folder to start from
+    found = [file for match in matches for file in _files(match, suffixes)]
+    if not found:
+        raise DatasetError(f"{named} matches no file")
+    return found
+
+
+def _files(path: str, suffixes: list[str]) -> Iterator[str]:
+    if Path(path).is_dir():
+        yield from _walk(path, suffixes)
+    else:
+        yield path
+
+
+def _walk(folder: str, suffixes: list[str]) -> Iterator[str]:
+    """Yield the files below `folder` that end in one of the suffixes; hidden ones are passed over."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith(".")]
+        for name in names:
+            if name.endswith(tuple(suffixes)) and not name.startswith("."):
+                yield str(Path(parent, name))
+
+
+def _input(path: str) -> Input:
+    status = Path(path).stat()
+    return Input(path, status.st_size, str(status.st_mtime_ns))

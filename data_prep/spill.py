@@ -1,0 +1,158 @@
+"""The spill file: the tokenized documents of one work unit, sorted by bucket.
+
+    table      one SECTION per bucket
+    section    for each bucket: one RECORD per document, then their tokens in the same order
+
+Each section carries a digest that binds it to plan, unit and bucket, so a reader of one bucket checks
+exactly what it reads. The unit is finished when its marker, which holds the file's SHA-256, is there.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conf.exits import CorruptError
+from data_prep.counts import Counts, counts_of
+from data_prep.durable import publish, read_exactly, replacing, sha256_of_file
+from data_prep.packing import DTYPE
+from data_prep.routing import TextHash
+
+SECTION = np.dtype([("offset", "<u8"), ("documents", "<u8"), ("tokens", "<u8"), ("digest", "S32")])
+RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u8"), ("text_bytes", "<u8")])
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What is known of a finished unit."""
+
+    plan: str
+    bytes: int
+    sha256: str
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Section:
+    """One unit's documents of one bucket."""
+
+    records: np.ndarray  # RECORD, (documents,)
+    tokens: np.ndarray  # uint16, (tokens,): the documents' tokens one after another
+
+
+class Spill:
+    """The documents of a unit, gathered in memory until they are written."""
+
+    def __init__(self, buckets: int):
+        self._buckets: list[list[tuple[tuple[int, int, int, int], np.ndarray]]] = [[] for _ in range(buckets)]
+
+    def add(self, bucket: int, text: TextHash, text_bytes: int, tokens: np.ndarray) -> None:
+        """Put one document into its bucket."""
+        self._buckets[bucket].append(((text.high, text.low, len(tokens), text_bytes), tokens))
+
+    def write(self, folder: Path, unit: int, *, plan: str, counts: Counts) -> Marker:
+        """Write the spill file, then its marker; return the marker."""
+        path = spill_path(folder, unit)
+        table = np.zeros(len(self._buckets), SECTION)
+        offset = table.nbytes
+        for bucket, documents in enumerate(self._buckets):
+            tokens = sum(len(tokens) for _, tokens in documents)
+            content = _section_bytes(documents)
+            digest = _digest(f"{plan} {unit} {bucket} {len(documents)} {tokens}", content)
+            table[bucket] = (offset, len(documents), tokens, digest)
+            offset += len(content)
+        with replacing(path) as file:
+            file.write(table.tobytes())
+            for documents in self._buckets:
+                file.write(_section_bytes(documents))
+        marker = Marker(plan, offset, sha256_of_file(path), counts)
+        record = {"plan": plan, "bytes": offset, "sha256": marker.sha256, "counts": counts.record()}
+        publish(marker_path(folder, unit), json.dumps(record, sort_keys=True).encode())
+        return marker
+
+
+def read_marker(folder: Path, unit: int, plan: str) -> Marker | None:
+    """Return the marker of a unit of this plan, or None if the unit is not finished."""
+    try:
+        raw: Mapping[str, Any] = json.loads(marker_path(folder, unit).read_bytes())
+        marker = Marker(raw["plan"], raw["bytes"], raw["sha256"], counts_of(raw["counts"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return marker if marker.plan == plan else None
+
+
+def is_whole(folder: Path, unit: int, marker: Marker) -> bool:
+    """Return whether the spill file still is what its marker says."""
+    path = spill_path(folder, unit)
+    return path.exists() and path.stat().st_size == marker.bytes and sha256_of_file(path) == marker.sha256
+
+
+def read_section(folder: Path, unit: int, bucket: int, *, plan: str) -> Section:
+    """Return one unit's documents of `bucket`.
+
+    Raises CorruptError, naming the file, if its bytes are not those that were written.
+    """
+    path = spill_path(folder, unit)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        entry = read_exactly(descriptor, SECTION.itemsize, bucket * SECTION.itemsize)
+        if len(entry) < SECTION.itemsize:
+            raise _damaged(path)
+        offset, documents, tokens, digest = np.frombuffer(entry, SECTION)[0].tolist()
+        records_length, length = documents * RECORD.itemsize, _length(documents, tokens)
+        if offset + length > size:
+            raise _damaged(path)
+        content = read_exactly(descriptor, length, offset)
+    finally:
+        os.close(descriptor)
+    if _digest(f"{plan} {unit} {bucket} {documents} {tokens}", content) != digest:
+        raise _damaged(path)
+    records = np.frombuffer(content, RECORD, documents)
+    return Section(records, np.frombuffer(content, DTYPE, tokens, records_length))
+
+
+def documents_per_bucket(folder: Path, unit: int, buckets: int) -> np.ndarray:
+    """Return how many documents a unit has in each bucket, duplicates included: int64, (buckets,)."""
+    with spill_path(folder, unit).open("rb") as file:
+        table = np.frombuffer(file.read(buckets * SECTION.itemsize), SECTION)
+    if len(table) != buckets:
+        raise _damaged(spill_path(folder, unit))
+    return table["documents"].astype(np.int64)
+
+
+def spill_path(folder: Path, unit: int) -> Path:
+    """Return the spill file of a unit."""
+    return folder / f"unit-{unit:06d}.spill"
+
+
+def marker_path(folder: Path, unit: int) -> Path:
+    """Return the completion marker of a unit."""
+    return folder / f"unit-{unit:06d}.json"
+
+
+def _length(documents: int, tokens: int) -> int:
+    return documents * RECORD.itemsize + tokens * DTYPE.itemsize
+
+
+def _section_bytes(documents: list[tuple[tuple[int, int, int, int], np.ndarray]]) -> bytes:
+    records = np.array([record for record, _ in documents], RECORD)
+    return b"".join(
+        [records.tobytes(), *(tokens.astype(DTYPE, copy=False).tobytes() for _, tokens in documents)]
+    )
+
+
+def _digest(place: str, content: bytes | bytearray) -> bytes:
+    """Return 32 hexadecimal digits that bind a section's bytes to its place."""
+    digest = hashlib.sha256(f"{place}\n".encode())
+    digest.update(content)
+    return digest.hexdigest()[:32].encode()
+
+
+def _damaged(path: Path) -> CorruptError:
+    return CorruptError(f"{path} is damaged; run data_prep.prepare again, it makes damaged units anew")
