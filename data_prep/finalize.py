@@ -19,8 +19,8 @@ from conf import compose, typed
 from conf.command import run
 from conf.exits import ConfigError, DatasetError
 from data_prep.counts import Counts, counts_of, total
-from data_prep.durable import publish
-from data_prep.lease import lease
+from data_prep.publish import publish
+from data_prep.lock import lease
 from data_prep.packing import DTYPE
 from data_prep.plan import Plan, read_plan, spill_folder
 from data_prep.progress import Progress

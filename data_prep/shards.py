@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from conf.exits import CorruptError, DatasetError
-from data_prep.durable import read_exactly
+from data_prep.publish import read_exactly
 from data_prep.packing import DTYPE
 
 FORMAT = 1

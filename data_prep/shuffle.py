@@ -10,9 +10,9 @@ import numpy as np
 
 from data_prep.counts import Counts, Drop
 from data_prep.documents import Document, read_documents
-from data_prep.durable import publish, sha256_of_file
+from data_prep.publish import publish, sha256_of_file
 from data_prep.filters import reason_to_drop
-from data_prep.lease import lease
+from data_prep.lock import lease
 from data_prep.packing import blocks, stream
 from data_prep.plan import Plan, spill_folder
 from data_prep.routing import hash_of, shuffled

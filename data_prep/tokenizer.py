@@ -73,6 +73,12 @@ class Tokenizer:
         text = b"".join(token_bytes(int(i)) if 0 <= i < SIZE else replacement for i in ids)
         return text.decode("utf-8", errors="replace")
 
+    def byte_lengths(self) -> np.ndarray:
+        """Return the number of bytes that each token stands for, end-of-text none: int64, (size,)."""
+        lengths = [len(self._encoding.decode_single_token_bytes(token)) for token in range(SIZE)]
+        lengths[END_OF_TEXT] = 0
+        return np.array(lengths, np.int64)
+
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """Return the bytes of valid `ids`."""
         return self._encoding.decode_bytes(ids)

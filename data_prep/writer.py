@@ -7,13 +7,13 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from data_prep.durable import replacing
+from data_prep.publish import replacing
 from data_prep.packing import DTYPE
 from data_prep.shards import FORMAT, NUMPY_HEADER, TAR_HEADER, Block, Shard, block_digest, member_name
 
@@ -37,7 +37,7 @@ def write_shard(path: Path, blocks: Iterable[np.ndarray], *, documents: int, scr
             tar.write(member(member_name(number), numpy_header(len(block)) + content))
         tokens = sum(entry.tokens for entry in entries)
         tar.write(member(METADATA, metadata(documents, entries)))
-        tar.write(bytes(_END + -(tar.size + _END) % tarfile.RECORDSIZE))
+        tar.write(_end(tar.size))
     return Shard(path.name, tar.size, tar.digest.hexdigest(), tokens, documents, tuple(entries))
 
 
@@ -67,6 +67,23 @@ def metadata(documents: int, blocks: Iterable[Block]) -> bytes:
     entries = [[block.offset, block.tokens, block.digest] for block in blocks]
     record = {"format": FORMAT, "dtype": DTYPE.name, "documents": documents, "blocks": entries}
     return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+
+
+def frames(shard: Shard) -> Iterator[bytes]:
+    """Yield what the file of `shard` holds before each block's payload, and last what follows them all."""
+    end = 0
+    for number, block in enumerate(shard.blocks):
+        length = block.tokens + 1
+        size = NUMPY_HEADER + length * DTYPE.itemsize
+        yield bytes(-end % tarfile.BLOCKSIZE) + header(member_name(number), size) + numpy_header(length)
+        end = block.offset + length * DTYPE.itemsize
+    last = bytes(-end % tarfile.BLOCKSIZE) + member(METADATA, metadata(shard.documents, shard.blocks))
+    yield last + _end(end + len(last))
+
+
+def _end(size: int) -> bytes:
+    """Return what closes a tar whose members end at `size`."""
+    return bytes(_END + -(size + _END) % tarfile.RECORDSIZE)
 
 
 class _HashedFile:
