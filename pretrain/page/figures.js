@@ -1,0 +1,65 @@
+// The key figures on top: tiles for one run, a table for several; and where the time went.
+
+const PARTS = { productive: "productive", startup: "start-up", checkpoint: "checkpoints", evaluation: "evaluation", lost: "lost" };
+
+function tile(title, value, note, extra = "", inside = null) {
+  const figure = element("b", { text: value });
+  if (extra) figure.append(" ", element("small", { text: extra }));
+  return element("div", { class: "card tile" }, element("i", { text: title }), figure, inside ?? element("em", { text: note }));
+}
+
+function tiles(run) {
+  const { summary } = run, figure = (name) => summary.figures[name] ?? null;
+  const share = summary.total_steps ? (summary.step ?? 0) / summary.total_steps : 0;
+  const note = (value, text) => (value === null ? "" : text);
+  const bar = element("div", { class: "bar" }, element("div", { style: { width: `${Math.min(100, share * 100)}%` } }));
+  const waiting = figure("perf/data_wait_frac"), one = figure("perf/tokens_per_s_per_gpu"), epoch = figure("data/epoch");
+  const loss = figure("train/loss"), check = figure("val/loss"), ended = summary.state === "finished";
+  const eta = ended ? null : figure("time/eta_h");
+  return element("div", { class: "tiles" },
+    tile("Step", whole(summary.step), "", summary.total_steps ? `of ${whole(summary.total_steps)}` : "", bar),
+    tile("Tokens", number(figure("tokens")), note(epoch, `epoch ${number(epoch, 3)}`)),
+    tile("Training loss", note(loss, loss?.toFixed(3)) || MISSING, note(loss, `perplexity ${number(Math.exp(loss), 3)}`)),
+    tile("Validation loss", note(check, check?.toFixed(3)) || MISSING, note(check, `perplexity ${number(Math.exp(check), 3)}`)),
+    tile("Tokens per second", number(figure("perf/tokens_per_s")), note(one, `${number(one)} per GPU`)),
+    tile("MFU", percent(figure("perf/mfu")), note(waiting, `data wait ${percent(waiting)}`)),
+    tile("Goodput", percent(figure("time/goodput")), summary.wall_seconds > 0 ? `of ${duration(summary.wall_seconds)}` : ""),
+    tile(ended ? "Took" : "Time to go", ended ? duration(summary.wall_seconds) : eta === null ? MISSING : duration(eta * 3600),
+      summary.attempts > 1 ? `${summary.attempts} attempts` : "1 attempt"));
+}
+
+function pill(summary) {
+  return element("span", { class: `pill ${summary.state}`, text: summary.detail ? `${summary.state}, ${summary.detail}` : summary.state });
+}
+
+function comparison(runs) {
+  const titles = ["Run", "State", "Step", "Tokens", "Training loss", "Validation loss", "Tokens/s", "MFU", "Goodput", "Time to go", "Attempts"];
+  const rows = runs.map((run) => {
+    const { summary } = run, figure = (name) => summary.figures[name] ?? null, eta = summary.state === "finished" ? null : figure("time/eta_h");
+    const name = element("td", { class: "name", title: run.name }, element("span", { class: "dot", style: { "--run": colorOf(run) } }), run.name);
+    const cells = [`${whole(summary.step)}${summary.total_steps ? ` / ${whole(summary.total_steps)}` : ""}`, number(figure("tokens")),
+      figure("train/loss")?.toFixed(3) ?? MISSING, figure("val/loss")?.toFixed(3) ?? MISSING, number(figure("perf/tokens_per_s")),
+      percent(figure("perf/mfu")), percent(figure("time/goodput")), eta === null ? MISSING : duration(eta * 3600), whole(summary.attempts)];
+    return element("tr", {}, name, element("td", {}, pill(summary)), ...cells.map((text) => element("td", { text })));
+  });
+  const head = element("tr", {}, ...titles.map((text) => element("th", { text })));
+  return element("div", { class: "card scroll" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
+}
+
+function timeSplit(runs) {
+  const one = runs.length === 1, total = (run) => Object.values(run.summary.seconds).reduce((sum, part) => sum + part, 0);
+  const known = runs.filter((run) => total(run) > 0);
+  const legend = element("div", { class: "legend" }, element("b", { text: "Where the time went" }), ...Object.entries(PARTS).flatMap(([part, title]) => {
+    const seconds = one && known.length ? known[0].summary.seconds[part] : null;
+    if (seconds === 0) return [];
+    const text = seconds === null ? title : `${title} ${duration(seconds)} (${percent(seconds / total(known[0]))})`;
+    return [element("span", { text, style: { "--part": `var(--${part})` } })];
+  }));
+  const stacks = known.map((run) => {
+    const parts = Object.keys(PARTS).filter((part) => run.summary.seconds[part] > 0).map((part) => element("div", {
+      title: `${PARTS[part]}: ${duration(run.summary.seconds[part])}`, style: { background: `var(--${part})`, flex: `${run.summary.seconds[part] / total(run)} 0 0` } }));
+    const stack = element("div", { class: "stack" }, ...parts);
+    return one ? [stack] : [element("span", { class: "who", text: run.name, title: run.name }), stack];
+  }).flat();
+  return known.length ? [element("div", { class: "card split" }, legend, element("div", { class: one ? "rows one" : "rows" }, ...stacks))] : [];
+}
