@@ -19,11 +19,11 @@ from conf import compose, typed
 from conf.command import run
 from conf.exits import ConfigError, DatasetError
 from data_prep.counts import Counts, counts_of, total
-from data_prep.publish import publish
 from data_prep.lock import lease
 from data_prep.packing import DTYPE
 from data_prep.plan import Plan, read_plan, spill_folder
 from data_prep.progress import Progress
+from data_prep.publish import publish
 from data_prep.shards import FORMAT, INDEX, SPLITS, Index, read_index, shard_record
 from data_prep.shuffle import BucketResult, bucket_result, reduce_bucket
 from data_prep.spill import Marker, documents_per_bucket, read_marker

@@ -43,7 +43,8 @@ def _head(index: Index) -> list[str]:
     ratio = counts.text_bytes / max(counts.tokens, 1)
     return [
         f"{index.directory}  fingerprint {index.fingerprint[:16]}",
-        f"  {index.tokenizer}, blocks of {index.block_tokens:,} tokens, validation by {index.validation_rule}",
+        f"  {index.tokenizer}, blocks of {index.block_tokens:,} tokens, "
+        f"validation by {index.validation_rule}",
         f"  {counts.summary()}",
         f"  {counts.text_bytes / 1e6:,.1f} MB of text, {counts.tokens:,} tokens, {ratio:.2f} bytes per token",
     ]

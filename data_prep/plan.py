@@ -13,9 +13,9 @@ from typing import Any
 
 from conf.exits import ConfigError, DatasetError
 from data_prep.documents import Piece, parquet_groups
-from data_prep.publish import publish_once
 from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
+from data_prep.publish import publish_once
 from data_prep.routing import Routing
 from data_prep.shards import INDEX
 from data_prep.sources import CorpusConfig, Input, list_inputs

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from conf.exits import CorruptError, DatasetError
-from data_prep.publish import read_exactly
 from data_prep.packing import DTYPE
+from data_prep.publish import read_exactly
 
 FORMAT = 1
 INDEX = "index.json"

@@ -10,11 +10,11 @@ import numpy as np
 
 from data_prep.counts import Counts, Drop
 from data_prep.documents import Document, read_documents
-from data_prep.publish import publish, sha256_of_file
 from data_prep.filters import reason_to_drop
 from data_prep.lock import lease
 from data_prep.packing import blocks, stream
 from data_prep.plan import Plan, spill_folder
+from data_prep.publish import publish, sha256_of_file
 from data_prep.routing import hash_of, shuffled
 from data_prep.shards import Shard, shard_of, shard_record
 from data_prep.sources import check_unchanged

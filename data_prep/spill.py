@@ -19,8 +19,8 @@ import numpy as np
 
 from conf.exits import CorruptError
 from data_prep.counts import Counts, counts_of
-from data_prep.publish import publish, read_exactly, replacing, sha256_of_file
 from data_prep.packing import DTYPE
+from data_prep.publish import publish, read_exactly, replacing, sha256_of_file
 from data_prep.routing import TextHash
 
 SECTION = np.dtype([("offset", "<u8"), ("documents", "<u8"), ("tokens", "<u8"), ("digest", "S32")])

@@ -79,10 +79,6 @@ class Tokenizer:
         lengths[END_OF_TEXT] = 0
         return np.array(lengths, np.int64)
 
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """Return the bytes of valid `ids`."""
-        return self._encoding.decode_bytes(ids)
-
 
 def pieces_of(text: str, characters: int) -> Iterator[str]:
     """Cut `text` into pieces of at least `characters` whose tokens, one after another, are the text's own."""

@@ -20,7 +20,7 @@ from conf.exits import CorruptError, DatasetError
 from data_prep.packing import DTYPE
 from data_prep.progress import Progress
 from data_prep.shards import Index, Shard, block_digest, member_name, read_index
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import load_tokenizer
 from data_prep.writer import frames
 
 
@@ -43,9 +43,9 @@ def main(overrides: list[str]) -> None:
         )
     shards = [shard for split in index.splits.values() for shard in split.shards]
     progress = Progress("verify", sum(shard.bytes for shard in shards))
-    text_bytes = 0
+    text_bytes, lengths = 0, tokenizer.byte_lengths()
     for shard in shards:
-        text_bytes += verify_shard(index, shard, tokenizer)
+        text_bytes += verify_shard(index, shard, lengths)
         progress.advance(shard.bytes, shard.tokens)
     progress.finish()
     if text_bytes != index.counts["text_bytes"]:
@@ -62,28 +62,25 @@ def main(overrides: list[str]) -> None:
     )
 
 
-def verify_shard(index: Index, shard: Shard, tokenizer: Tokenizer) -> int:
-    """Return the bytes of text that a shard's tokens decode to.
+def verify_shard(index: Index, shard: Shard, byte_lengths: np.ndarray) -> int:
+    """Return the bytes of text that a shard's tokens decode to, given the length of each token.
 
     Raises DatasetError if the shard is missing and CorruptError at the first difference from the index.
     """
     path = index.directory / shard.name
-    lengths = tokenizer.byte_lengths()
     documents = text_bytes = 0
     expected_first: int | None = None
     try:
         with path.open("rb") as file:
             for number, block in enumerate(_blocks(file, path, shard)):
                 place = f"{path}: member {member_name(number)} at offset {shard.blocks[number].offset}"
-                if block.max() >= tokenizer.size:
-                    raise CorruptError(
-                        f"{place} holds token {block.max()}; the vocabulary ends at {tokenizer.size}"
-                    )
+                if block.max() >= len(byte_lengths):
+                    raise CorruptError(f"{place} holds token {block.max()}, which the vocabulary lacks")
                 if expected_first not in {None, int(block[0])}:
                     raise CorruptError(f"{place} does not begin with the overlap token of the block before")
                 expected_first = int(block[-1])
                 documents += int((block[:-1] == index.end_of_text).sum())
-                text_bytes += int(lengths[block[:-1]].sum())
+                text_bytes += int(byte_lengths[block[:-1]].sum())
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing, though the index lists it; copy it again") from None
     if documents != shard.documents:

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data_prep.publish import replacing
 from data_prep.packing import DTYPE
+from data_prep.publish import replacing
 from data_prep.shards import FORMAT, NUMPY_HEADER, TAR_HEADER, Block, Shard, block_digest, member_name
 
 # webdataset passes over members whose folder is named `__…__`.
