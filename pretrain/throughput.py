@@ -1,0 +1,31 @@
+"""What a step costs and how much of the hardware it uses: FLOPs per token, peaks, MFU."""
+
+# Dense bf16 peak of one device, in FLOP/s, without sparsity (the vendors' data sheets).
+_PEAK_BF16_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "V100": 125e12,  # fp16
+}
+
+
+def flops_per_token(*, parameters: int, layers: int, channels: int, sequence_tokens: int) -> float:
+    """Return the FLOPs of one token's forward and backward: 6N + 12·L·C·T.
+
+    PaLM (Chowdhery et al., 2022, appendix B). `parameters` counts those that take part in a
+    product: GPT-2's tied embedding does (as the head), its position embedding does not. Neither
+    causal sparsity nor recomputation is counted.
+    """
+    return 6 * parameters + 12 * layers * channels * sequence_tokens
+
+
+def known_peak_flops(device_name: str) -> float | None:
+    """Return the dense bf16 peak of a device in FLOP/s, or None for one that is not in the table."""
+    found = [name for name in _PEAK_BF16_FLOPS if name in device_name]
+    return _PEAK_BF16_FLOPS[max(found, key=len)] if found else None
