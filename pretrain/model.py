@@ -1,0 +1,180 @@
+"""GPT-2, to the letter: what the weights are called, how they begin, and what they compute.
+
+Pre-LayerNorm with bias, learned positions, GELU with tanh, a head tied to the embedding, and
+residual projections that begin smaller by 1/sqrt(2L) (Radford et al., 2019, section 2.3). An
+export is therefore a `GPT2LMHeadModel` with equal logits. Inside, the vocabulary is padded to a
+multiple of 64 for the tensor cores; the padding takes no part in the loss and is cut off at export.
+
+Sizes: B sequences, T tokens, C channels, H heads, L layers, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import Tensor, nn
+
+IGNORED = -1  # a target with this value takes no part in the loss
+_INITIAL_STD = 0.02  # GPT-2's own code, model.py
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT-2."""
+
+    layers: int = 12
+    heads: int = 12
+    channels: int = 768
+    context: int = 1024
+    vocabulary: int = 50_257
+    padded_vocabulary: int = 50_304
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "channels", "context", "vocabulary"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        if self.channels % self.heads:
+            nearest = self.channels // self.heads * self.heads or self.heads
+            raise ValueError(
+                f"model.heads {self.heads} does not divide model.channels {self.channels}; use {nearest}"
+            )
+        if self.padded_vocabulary < self.vocabulary:
+            raise ValueError(
+                f"model.padded_vocabulary {self.padded_vocabulary} is smaller than "
+                f"model.vocabulary {self.vocabulary}; use the next multiple of 64"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout {self.dropout} is not in [0, 1)")
+
+
+class Attention(nn.Module):
+    """Causal self-attention over all heads at once."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.c_attn = nn.Linear(config.channels, 3 * config.channels)
+        self.c_proj = nn.Linear(config.channels, config.channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, C) from (B, T, C); position t sees positions 0..t."""
+        batch, tokens, channels = x.shape
+        query, key, value = (
+            part.view(batch, tokens, self.heads, channels // self.heads).transpose(1, 2)  # (B, H, T, C / H)
+            for part in self.c_attn(x).split(channels, dim=2)
+        )
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        y = y.transpose(1, 2).reshape(batch, tokens, channels)
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    """The position-wise layer: C → 4C → C."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.channels, 4 * config.channels)
+        self.c_proj = nn.Linear(4 * config.channels, config.channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, C) from (B, T, C)."""
+        y = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return F.dropout(y, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """One layer of the residual stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.channels)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.channels)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, C) from (B, T, C)."""
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """A GPT-2 language model. Call it for the loss; `logits` for what it predicts."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.padded_vocabulary, config.channels)
+        self.wpe = nn.Embedding(config.context, config.channels)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.ln_f = nn.LayerNorm(config.channels)
+
+    def forward(self, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """Return the cross-entropy of `targets` in nats, fp32, a scalar.
+
+        Both are int64 (B, T). Targets equal to IGNORED do not count. `reduction` is "mean" over
+        the targets that count, or "sum".
+        """
+        logits = self._head(self._features(inputs))  # (B, T, V)
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction=reduction
+        )
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of every next token, without the padding, for int64 (B, T)."""
+        return self._head(self._features(inputs))
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        positions = torch.arange(inputs.shape[1], device=inputs.device)
+        x = self.wte(inputs) + self.wpe(positions)  # (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
+
+    def _head(self, x: Tensor) -> Tensor:
+        # The product runs over the padded vocabulary, as the tensor cores like it; then the padding goes.
+        return F.linear(x, self.wte.weight)[..., : self.config.vocabulary]
+
+
+def initialise(model: GPT, seed: int) -> None:
+    """Fill the weights as GPT-2 does: normal 0.02, residual projections / sqrt(2L), biases 0.
+
+    Every tensor draws from its own generator, on the CPU, so that the same seed gives the same
+    weights on every device and however the model is sharded.
+    """
+    residual_std = _INITIAL_STD / math.sqrt(2 * model.config.layers)
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        if parameter.dim() < 2:
+            nn.init.constant_(parameter, 1.0 if ".ln_" in f".{name}" and name.endswith("weight") else 0.0)
+            continue
+        generator = torch.Generator().manual_seed((seed << 20) + number)
+        std = residual_std if name.endswith("c_proj.weight") else _INITIAL_STD
+        with torch.no_grad():
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+    with torch.no_grad():
+        model.wte.weight[model.config.vocabulary :].zero_()
+
+
+def parameter_count(model: GPT) -> int:
+    """Return the number of parameters of the exported model: the tied head once, no padding."""
+    padding = (model.config.padded_vocabulary - model.config.vocabulary) * model.config.channels
+    return sum(parameter.numel() for parameter in model.parameters()) - padding
+
+
+def hugging_face_names(config: GPTConfig) -> Iterator[tuple[str, str, bool]]:
+    """Yield (our name, `GPT2LMHeadModel`'s name, whether it stands transposed there) of every tensor.
+
+    Hugging Face keeps OpenAI's Conv1D, whose weight is (inputs, outputs).
+    """
+    with torch.device("meta"):
+        names = [name for name, _ in GPT(config).named_parameters()]
+    for name in names:
+        conv1d = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+        yield name, f"transformer.{name}", conv1d
