@@ -1,0 +1,164 @@
+"""Who the ranks are and how they agree: the only place that reads the launcher's environment.
+
+Text travels between ranks as bytes, never pickled, on a gloo group that needs no device.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from conf.exits import UserError
+
+# torch 2.13 announces the future of a function that DeepSpeed calls in every step.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
+
+_NO_STOP = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers."""
+
+    rank: int
+    size: int
+    device: torch.device
+    control: dist.ProcessGroup  # gloo: for words, not for gradients
+
+    @property
+    def primary(self) -> bool:
+        """Say whether this is rank 0, which alone writes what all share."""
+        return self.rank == 0
+
+
+def launched_rank() -> tuple[int, int]:
+    """Return (rank, world size) as the launcher says; a process without a launcher is a world of one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
+    """Join the process group for the length of the block: NCCL where there are GPUs, else gloo."""
+    rank, size = launched_rank()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", local_rank)):
+        os.environ.setdefault(name, str(value))  # DeepSpeed reads them too, and else asks for MPI
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    # A world of one needs no port, so none can be taken or left behind.
+    store = dist.HashStore() if size == 1 else None  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(
+        "nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=timeout
+    )
+    try:
+        control = dist.new_group(backend="gloo", timeout=timeout)
+        assert isinstance(control, dist.ProcessGroup)
+        yield World(rank, size, device, control)
+        # Leave together: a gloo thread that loses its peer while it winds down aborts the process.
+        dist.barrier(group=control)
+    finally:
+        dist.destroy_process_group()
+
+
+def broadcast_text(world: World, text: str | None) -> str:
+    """Return rank 0's `text` on every rank; the others pass None."""
+    data = torch.tensor(list((text or "").encode()), dtype=torch.uint8)
+    length = torch.tensor([len(data)])
+    dist.broadcast(length, src=0, group=world.control)
+    if not world.primary:
+        data = torch.empty(int(length), dtype=torch.uint8)
+    dist.broadcast(data, src=0, group=world.control)
+    return bytes(data.tolist()).decode()
+
+
+def on_primary(world: World, action: Callable[[], str]) -> str:
+    """Return on every rank what `action` returns on rank 0, where alone it runs.
+
+    If it raises a UserError, all ranks leave with its exit code, and rank 0 says why. An OSError is
+    raised on every rank, so that all can go on together.
+    """
+    outcome: dict[str, str | int] = {}
+    if world.primary:
+        try:
+            outcome = {"value": action()}
+        except UserError as error:
+            broadcast_text(world, json.dumps({"exit": int(error.code)}))
+            raise
+        except OSError as error:
+            outcome = {
+                "errno": error.errno or 0,
+                "text": error.strerror or str(error),
+                "file": str(error.filename),
+            }
+    outcome = json.loads(broadcast_text(world, json.dumps(outcome)))
+    if "exit" in outcome:
+        sys.exit(outcome["exit"])
+    if "errno" in outcome:
+        raise OSError(outcome["errno"], outcome["text"], outcome["file"])
+    return str(outcome["value"])
+
+
+def gather_texts(world: World, text: str) -> list[str]:
+    """Return every rank's `text`, in the order of ranks, on every rank."""
+    data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world.size)]
+    dist.all_gather(lengths, torch.tensor([len(data)]), group=world.control)
+    longest = max(int(length) for length in lengths)
+    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded[: len(data)] = data
+    gathered = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world.size)]
+    dist.all_gather(gathered, padded, group=world.control)
+    return [bytes(part[: int(n)].tolist()).decode() for part, n in zip(gathered, lengths, strict=True)]
+
+
+def summed(world: World, *values: float) -> list[float]:
+    """Return each value summed over the ranks, in double precision."""
+    total = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(total, group=world.control)
+    return total.tolist()
+
+
+def largest(world: World, *values: float) -> list[float]:
+    """Return each value's maximum over the ranks."""
+    total = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(total, op=dist.ReduceOp.MAX, group=world.control)
+    return total.tolist()
+
+
+class StopVote:
+    """One question a step, "does any rank want to stop?", with the same answer on every rank.
+
+    The vote travels while the next step computes, so a step never waits for it; the answer to
+    step k's question is read at step k + 1.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._pending: tuple[dist.Work, torch.Tensor] | None = None
+
+    def cast(self, reason: int) -> int:
+        """Cast this step's vote, 0 for none; return the largest vote of the step before, 0 for none."""
+        answer = self.settle()
+        vote = torch.tensor([reason])
+        work = dist.all_reduce(vote, op=dist.ReduceOp.MAX, group=self._world.control, async_op=True)
+        assert work is not None
+        self._pending = (work, vote)
+        return answer
+
+    def settle(self) -> int:
+        """Return the answer that is still under way; every rank must call this at the same place."""
+        if self._pending is None:
+            return _NO_STOP
+        work, vote = self._pending
+        self._pending = None
+        work.wait()
+        return int(vote)
