@@ -1,0 +1,216 @@
+"""How a step is computed: the only file that knows DeepSpeed, and the only one that spells its keys.
+
+DeepSpeed owns accumulation, reduction, sharding and clipping. We own the initial weights, the
+optimizer, the learning rate, the data's position and the saved state.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pretrain import fragments
+from pretrain.batch import BatchPlan
+from pretrain.distributed import World
+from pretrain.fragments import Fragment
+from pretrain.optim import AdamWConfig, adamw
+
+# Read while deepspeed is imported; it also silences the guess that DeepSpeed else prints.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed
+import deepspeed.ops
+
+PRECISIONS = ("autocast", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class ZeroConfig:
+    """What DeepSpeed shards among the ranks, and how it talks."""
+
+    stage: int = 1  # 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters
+    overlap: bool = True  # reduce gradients while the backward pass goes on
+    reduce_bucket: int = 50_000_000  # elements; DeepSpeed's 5e8 is more than a 124M model: no overlap
+    gather_bucket: int = 200_000_000  # elements
+
+    def __post_init__(self) -> None:
+        if self.stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero.stage {self.stage} is not one of 0, 1, 2, 3")
+        for name in ("reduce_bucket", "gather_bucket"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"zero.{name} must be at least 1, not {getattr(self, name)}")
+
+
+class StepResult(NamedTuple):
+    """What one optimizer step reports; tensors stay on the device until somebody reads them."""
+
+    loss: Tensor  # this rank's mean over the step, fp64 scalar
+    gradient_norm: Tensor  # over all ranks, before clipping, fp32 scalar
+    skipped: bool  # the gradient was not finite, so no weight changed
+
+
+def settings(zero: ZeroConfig, precision: str, plan: BatchPlan, clip_norm: float) -> dict[str, Any]:
+    """Return DeepSpeed's configuration. Unknown top-level keys are ignored by it, so none is passed on."""
+    optimization: dict[str, Any] = {"stage": zero.stage}
+    if zero.stage:
+        optimization |= {
+            "overlap_comm": zero.overlap,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            "reduce_bucket_size": zero.reduce_bucket,
+            "allgather_bucket_size": zero.gather_bucket,
+        }
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": plan.micro_sequences,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_clipping": clip_norm,  # spelled out: the default became 1.0 in 0.19.3
+        "zero_optimization": optimization,
+        "steps_per_print": 10**9,
+        "log_level": "WARNING",
+        # On by default, and it synchronises the device twice a step.
+        "timers": {"throughput": {"enabled": False}},
+    }
+    if precision == "bf16":
+        config["bf16"] = {"enabled": True}
+        if zero.stage >= 2:
+            # At stage 1 this would select another optimizer, without overlap.
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    elif precision == "autocast":
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        if zero.stage == 3:
+            # Else the gathered bf16 copies find their way into the fp32 weights that are still in
+            # memory, and a resumed run, which reads the exact ones, parts from it (by 3e-5 in loss).
+            config["torch_autocast"]["lower_precision_safe_modules"] = []
+    return config
+
+
+class Engine:
+    """A model that trains over all ranks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optim: AdamWConfig,
+        zero: ZeroConfig,
+        precision: str,
+        plan: BatchPlan,
+        world: World,
+        seed: int,
+        compiled: bool = False,
+    ) -> None:
+        self.plan = plan
+        self.step = 0  # optimizer steps done, skipped ones included
+        self._skipped = 0
+        self._stage = zero.stage
+        self._world = world
+        self._seed = seed
+        _join_deepspeed(world)
+        inner = adamw(model.named_parameters(), optim)
+        config = settings(zero, precision, plan, optim.clip_norm)
+        self._module = model
+        self._engine: Any = deepspeed.initialize(model=model, optimizer=inner, config=config)[0]
+        self._zero: Any = self._engine.optimizer  # at stage 0 the AdamW itself
+        self._adam: torch.optim.Optimizer = inner if zero.stage == 0 else self._zero.optimizer
+        for flat in fragments.owned_flats(self._zero, zero.stage):
+            fragments.make_moments(self._adam, flat, steps=0)
+        if compiled:
+            self._engine.compile(compile_kwargs={"dynamic": False})
+
+    @property
+    def stage(self) -> int:
+        """Return the ZeRO stage."""
+        return self._stage
+
+    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
+        """Update the weights once from this rank's micro-batches, each int64 (B, T + 1)."""
+        self._engine.train()
+        for group in self._zero.param_groups:
+            group["lr"] = learning_rate
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        norm = None
+        for number, tokens in enumerate(micro_batches):
+            # Dropout is a function of (seed, step, rank, micro-batch), so resuming needs no generator state.
+            torch.manual_seed(_mixed(self._seed, self.step, self._world.rank, number))
+            loss = self._engine(tokens[:, :-1], tokens[:, 1:])
+            self._engine.backward(loss)  # divides by the accumulation steps
+            total += loss.detach().double() / len(micro_batches)
+            if self._stage == 0 and number == len(micro_batches) - 1:
+                norm = self._guard_plain_step()
+            self._engine.step()  # after every micro-batch: it counts, and acts on the last
+        skipped_before = self._skipped
+        self._skipped = self._engine.skipped_steps
+        self.step += 1
+        assert self._engine.global_steps == self.step, (self._engine.global_steps, self.step)
+        if norm is None:
+            norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
+            return StepResult(total, norm, self._skipped > skipped_before)
+        return StepResult(total, norm, not bool(torch.isfinite(norm)))
+
+    def _guard_plain_step(self) -> Tensor:
+        """Return the gradient's norm at stage 0, where DeepSpeed would step into a NaN for ever."""
+        gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # The fused kernel divides by grad_scale, and leaves everything as it is if found_inf is 1.
+        self._adam.grad_scale = torch.ones((), device=norm.device)  # pyright: ignore[reportAttributeAccessIssue]
+        self._adam.found_inf = (~torch.isfinite(norm)).float()  # pyright: ignore[reportAttributeAccessIssue]
+        return norm.float()
+
+    @torch.no_grad()
+    def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the summed cross-entropy of int64 (B, T) `targets` in nats; see GPT.forward."""
+        self._engine.eval()
+        return self._engine(inputs, targets, reduction="sum")
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield live views of what this rank must save; of all ranks together they are everything."""
+        rank, ranks = self._world.rank, self._world.size
+        return fragments.fragments(self._module, self._zero, self._stage, rank=rank, ranks=ranks)
+
+    def wanted(self) -> Iterator[Fragment]:
+        """Yield live views of what this rank must fill when loading."""
+        if self._stage == 0:
+            return fragments.fragments(self._module, self._zero, 0, rank=0, ranks=1)
+        return self.fragments()
+
+    @property
+    def adam_steps(self) -> int:
+        """Return how many updates the moments have seen: steps done less steps skipped."""
+        flat = fragments.owned_flats(self._zero, self._stage)[0]
+        return int(self._adam.state[flat]["step"])
+
+    def resumed_at(self, step: int, adam_steps: int) -> None:
+        """Go on from `step`, after every wanted fragment has been filled."""
+        for flat in fragments.owned_flats(self._zero, self._stage):
+            self._adam.state[flat]["step"].fill_(adam_steps)
+        fragments.publish_weights(self._zero, self._stage)
+        self.step = step
+        self._engine.global_steps = step
+        self._engine.global_samples = step * self.plan.sequences
+        self._engine.micro_steps = step * self.plan.accumulation
+        self._engine.skipped_steps = self._skipped = step - adam_steps
+
+    def close(self) -> None:
+        """Release DeepSpeed's hooks and buffers."""
+        self._engine.destroy()
+
+
+def _join_deepspeed(world: World) -> None:
+    """Make DeepSpeed use the process group that is there."""
+    if world.device.type == "cpu":
+        # An all-reduce for inference that DeepSpeed would compile here for a minute or two, behind a
+        # file lock that outlives a killed owner.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+
+
+def _mixed(*parts: int) -> int:
+    """Return a 63-bit seed that differs wherever any of `parts` does."""
+    value = 0
+    for part in parts:
+        value = (value ^ part) * 0x9E3779B97F4A7C15 % 2**64
+        value ^= value >> 31
+    return value >> 1
