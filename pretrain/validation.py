@@ -1,0 +1,69 @@
+"""The validation loss: mean nats per token over a fixed set of sequences, the same on any number of ranks."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.data import Sequences
+from pretrain.distributed import World, summed
+from pretrain.model import IGNORED
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How often the validation loss is taken, and over how much text."""
+
+    every: int = 250  # steps; 0 is only at the end
+    tokens: int = 10_485_760  # at most; as many as llm.c's 20 batches of 0.5M
+    micro_sequences: int = 8
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"validation.every {self.every} is negative; 0 validates only at the end")
+        for name in ("tokens", "micro_sequences"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"validation.{name} must be at least 1, not {getattr(self, name)}")
+
+
+class Validation:
+    """The fixed sequences of one run: the first of the validation split, in the order of the shards."""
+
+    def __init__(self, sequences: Sequences, config: ValidationConfig, sequence_tokens: int) -> None:
+        self._sequences = sequences
+        self._tokens = sequence_tokens
+        self._micro = config.micro_sequences
+        self.count = min(len(sequences), math.ceil(config.tokens / sequence_tokens))
+        rows = sequences.rows_per_block
+        self._places = [(block, row) for block in range(len(rows)) for row in range(rows[block])][
+            : self.count
+        ]
+
+    @property
+    def tokens(self) -> int:
+        """Return how many targets are scored."""
+        return self.count * self._tokens
+
+    def loss(self, loss_sum: Callable[[Tensor, Tensor], Tensor], world: World) -> float:
+        """Return the mean cross-entropy in nats per token over all ranks' shares.
+
+        `loss_sum(inputs, targets)` scores int64 (B, T) tensors. Every rank makes the same number
+        of calls, the last ones with ignored targets if need be: at ZeRO-3 a forward is collective.
+        """
+        share = math.ceil(self.count / world.size)
+        mine = self._places[world.rank * share : (world.rank + 1) * share]
+        total = 0.0
+        for first in range(0, share, self._micro):
+            tokens = self._micro_batch(mine[first : first + self._micro]).to(world.device)
+            total += float(loss_sum(tokens[:, :-1].clamp(min=0), tokens[:, 1:]))
+        return summed(world, total)[0] / self.tokens
+
+    def _micro_batch(self, places: list[tuple[int, int]]) -> Tensor:
+        """Return int64 (B, T + 1), filled up with IGNORED so that the shape never changes."""
+        tokens = torch.full((self._micro, self._tokens + 1), IGNORED, dtype=torch.int64)
+        for number, place in enumerate(places):
+            tokens[number] = torch.from_numpy(self._sequences.row(*place).astype(np.int64))
+        return tokens
