@@ -50,6 +50,8 @@ def typed(schema: type[Config], raw: DictConfig) -> Config:
             text = f"unknown key '{key}'{_nearest(str(key), structured)}"
             raise ConfigError(text) from error
         raise ConfigError(f"{key}: {text}" if key else text) from error
+    except ValueError as error:  # a dataclass's own check
+        raise ConfigError(str(error)) from error
 
 
 def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -60,6 +62,11 @@ def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", None if OmegaConf.is_missing(config, key) else config[key]
+
+
+def override_key(override: str) -> str:
+    """Return the dotted key that an override sets, without Hydra's `+`, `++` and `~`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def _writable(node: Any) -> Any:

@@ -14,7 +14,7 @@ from conf.exits import Exit, UserError
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
-def run(main: Callable[[list[str]], int | None], *, name: str, config: str, usage: str) -> NoReturn:
+def run(main: Callable[[list[str]], int | None], *, name: str, config: str, usage: str | None) -> NoReturn:
     """Call `main(overrides)` as the command `name` and leave the process with its exit code.
 
     `--help` prints `usage`; `--cfg job` prints the composed config and does nothing else. A
@@ -22,7 +22,7 @@ def run(main: Callable[[list[str]], int | None], *, name: str, config: str, usag
     """
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print(usage.strip())
+        print((usage or name).strip())
         sys.exit(Exit.OK)
     try:
         if arguments[:2] == ["--cfg", "job"]:
@@ -35,7 +35,11 @@ def run(main: Callable[[list[str]], int | None], *, name: str, config: str, usag
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        fail(name, f"{error.filename or 'disk'}: {error.strerror}; free space or choose another path", Exit.DISK)
+        fail(
+            name,
+            f"{error.filename or 'disk'}: {error.strerror}; free space or choose another path",
+            Exit.DISK,
+        )
     except KeyboardInterrupt:
         fail(name, "interrupted", 130)  # 128 + SIGINT, as a shell reports it
 

@@ -1,0 +1,108 @@
+"""All settings of a run: the leaf configs put together, and what spans two of them."""
+
+from dataclasses import dataclass, field
+
+from pretrain.batch import BatchConfig
+from pretrain.checkpoint import CheckpointConfig
+from pretrain.data import DataConfig
+from pretrain.engine import PRECISIONS, ZeroConfig
+from pretrain.loop import LoopConfig
+from pretrain.model import GPTConfig
+from pretrain.optim import AdamWConfig
+from pretrain.schedule import ScheduleConfig
+from pretrain.tracking import TrackingConfig
+from pretrain.validation import ValidationConfig
+
+_RESUME = ("auto", "must", "never")
+
+# What a run may change between two attempts, because no weight depends on it: where things lie, how
+# the work is cut and sharded, what is written. All else is the run's identity.
+FREE = (
+    "run_dir",
+    "resume",
+    "stop_at",
+    "log_every",
+    "compile",
+    "cluster",
+    "tracking",
+    "validation",
+    "checkpoint",
+    "zero",
+    "data.index",
+    "data.prefetch_batches",
+    "batch.micro_sequences",
+)
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The machine a run is on."""
+
+    name: str = "local"
+    peak_tflops: float | None = None  # dense bf16, one device; null looks it up, or measures it
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run."""
+
+    run_dir: str
+    steps: int
+    seed: int = 1337
+    precision: str = "autocast"
+    compile: bool = False
+    resume: str = "auto"
+    stop_at: int | None = None
+    log_every: int = 10
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: GPTConfig = field(default_factory=GPTConfig)
+    optim: AdamWConfig = field(default_factory=AdamWConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.log_every < 1:
+            raise ValueError(f"log_every must be at least 1, not {self.log_every}")
+        if self.stop_at is not None and self.stop_at < 1:
+            raise ValueError(f"stop_at must be at least 1, or null, not {self.stop_at}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed {self.seed} is not in [0, 2**31)")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is not one of: {', '.join(PRECISIONS)}")
+        if self.resume not in _RESUME:
+            raise ValueError(f"resume {self.resume!r} is not one of: {', '.join(_RESUME)}")
+        if self.precision == "bf16" and self.zero.stage == 0:
+            # It takes one optimizer step with a gradient of zero before the first.
+            raise ValueError(
+                "precision=bf16 is wrong at zero.stage 0 (DeepSpeed 0.19.8 takes a step too many); "
+                "use zero=stage1, or precision=autocast"
+            )
+        if self.data.sequence_tokens > self.model.context:
+            raise ValueError(
+                f"data.sequence_tokens {self.data.sequence_tokens} is longer than model.context "
+                f"{self.model.context}; use at most {self.model.context}"
+            )
+
+    @property
+    def loop(self) -> LoopConfig:
+        """Return what the training loop needs of it."""
+        return LoopConfig(
+            steps=self.steps,
+            stop_at=self.stop_at,
+            log_every=self.log_every,
+            validate_every=self.validation.every,
+            schedule=self.schedule,
+            checkpoint=self.checkpoint,
+        )
+
+
+def is_free(key: str) -> bool:
+    """Say whether a run may change the setting `key` (dotted) between two attempts."""
+    return any(key == name or key.startswith(f"{name}.") for name in FREE)

@@ -1,0 +1,149 @@
+"""With which settings a run directory goes on: those it began with, and none that would change it.
+
+The config is composed once, when the run begins, and frozen to `config.yaml`; every later attempt
+reads that file, so nobody's edit of `conf/` changes a run that is in the queue.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from conf import compose, leaves, override_key, typed
+from conf.exits import ConfigError, DatasetError, NoCheckpointError, RefusedError
+from pretrain import durable
+from pretrain.config import TrainConfig, is_free
+
+CONFIG = "config.yaml"
+IDENTITY = "run.json"
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two attempts the same run."""
+
+    run_id: str
+    began_at: float  # Unix time
+    config_sha256: str
+    dataset_fingerprint: str
+
+    @property
+    def borne(self) -> dict[str, str]:
+        """Return what every checkpoint of the run bears."""
+        return {
+            "run_id": self.run_id,
+            "config_sha256": self.config_sha256,
+            "dataset_fingerprint": self.dataset_fingerprint,
+        }
+
+
+def settled(overrides: Sequence[str]) -> DictConfig:
+    """Return the settings of the run that the command line means: frozen ones first.
+
+    In a directory that has begun, settings that no weight depends on may be given anew; others must
+    be what they were. Raises ConfigError, naming up to three that differ, if not.
+    """
+    given = {override_key(each): each for each in overrides}
+    if "run_dir" not in given:
+        raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
+    run_dir = given["run_dir"].partition("=")[2].strip("'\"")
+    frozen = Path(run_dir) / CONFIG
+    if not frozen.exists():
+        return compose("train", overrides)
+    saved = _load(frozen)
+    if all(
+        (is_free(key) and "." in key) or key in ("run_dir", "resume", "stop_at", "log_every") for key in given
+    ):
+        merged = OmegaConf.merge(saved, OmegaConf.from_dotlist(list(given.values())))
+        assert isinstance(merged, DictConfig)
+        return merged
+    composed = compose("train", overrides)
+    _compare(saved, composed, run_dir)
+    return composed
+
+
+def freeze(raw: DictConfig, run_dir: Path, dataset_fingerprint: str) -> Identity:
+    """Write the settings and the identity of a new run; return the identity of one that has begun.
+
+    Under the lease. Raises DatasetError if the run began on other data.
+    """
+    path = run_dir / IDENTITY
+    if path.exists():
+        identity = Identity(**json.loads(path.read_text()))
+        if identity.dataset_fingerprint != dataset_fingerprint:
+            raise DatasetError(
+                f"{run_dir} was begun on data set {identity.dataset_fingerprint[:12]}…, data.index now names "
+                f"{dataset_fingerprint[:12]}…; point data.index at the run's own data or use another run_dir"
+            )
+        return identity
+    identity = Identity(secrets.token_hex(8), time.time(), config_sha256(raw), dataset_fingerprint)
+    with durable.opened_directory(run_dir) as directory:
+        text = OmegaConf.to_yaml(raw, resolve=True)
+        durable.replace_file(CONFIG, text.encode(), within=directory, nonce=identity.run_id)
+        durable.replace_file(
+            IDENTITY, json.dumps(asdict(identity), indent=1).encode(), within=directory, nonce=identity.run_id
+        )
+    return identity
+
+
+def begun(run_dir: Path) -> tuple[TrainConfig, Identity]:
+    """Return the settings and the identity of a run that has begun; ConfigError if none has."""
+    if not (run_dir / CONFIG).exists() or not (run_dir / IDENTITY).exists():
+        raise ConfigError(
+            f"{run_dir} is not a run directory (no {CONFIG}); give the run_dir of pretrain.train"
+        )
+    raw = _load(run_dir / CONFIG)
+    return typed(TrainConfig, raw), Identity(**json.loads((run_dir / IDENTITY).read_text()))
+
+
+def check_resume(mode: str, run_dir: Path, has_trained: bool) -> None:
+    """Hold `resume` against what is there: `must` needs a run, `never` refuses one."""
+    if mode == "must" and not has_trained:
+        raise NoCheckpointError(f"resume=must, but {run_dir} holds no checkpoint; use resume=auto to begin")
+    if mode == "never" and has_trained:
+        raise RefusedError(f"resume=never, but {run_dir} has trained; use another run_dir, or resume=auto")
+
+
+def config_sha256(raw: DictConfig) -> str:
+    """Return the hash of every setting on which the weights depend."""
+    fixed = {key: value for key, value in leaves(raw) if not is_free(key)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def record_attempt(run_dir: Path, **facts: object) -> int:
+    """Append one line to `attempts.jsonl`; return the number of attempts before this one."""
+    path = run_dir / "attempts.jsonl"
+    before = len(path.read_text().splitlines()) if path.exists() else 0
+    with path.open("a") as file:
+        file.write(json.dumps({"attempt": before, "time": round(time.time(), 3), **facts}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return before
+
+
+def _load(path: Path) -> DictConfig:
+    text = path.read_bytes()
+    if len(text) > _MOST_BYTES:
+        raise ConfigError(f"{path} is {len(text)} bytes long; it is not a run's own config")
+    raw = OmegaConf.create(text.decode())
+    assert isinstance(raw, DictConfig)
+    return raw
+
+
+def _compare(saved: DictConfig, composed: DictConfig, run_dir: str) -> None:
+    before, now = dict(leaves(saved)), dict(leaves(composed))
+    changed = [key for key in sorted(before | now) if not is_free(key) and before.get(key) != now.get(key)]
+    if changed:
+        listed = ", ".join(f"{key} {before.get(key)} → {now.get(key)}" for key in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ConfigError(
+            f"{run_dir} was begun with other settings: {listed}{more}; leave them out to go on with the "
+            "run's own, or use another run_dir"
+        )

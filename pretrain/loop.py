@@ -1,0 +1,150 @@
+"""The story of a run: step, report, validate, save, until the last step or until asked to stop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conf.exits import Exit
+from pretrain.batch import BatchPlan
+from pretrain.checkpoint import CheckpointConfig, Checkpoints, Progress
+from pretrain.console import Console
+from pretrain.data import Batches
+from pretrain.distributed import StopVote, World, largest
+from pretrain.engine import Engine
+from pretrain.meter import Meter
+from pretrain.schedule import ScheduleConfig, learning_rate
+from pretrain.stopping import StopRequest, Wish
+from pretrain.tracking import Tracker
+from pretrain.validation import Validation
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long a run is, and how often it speaks."""
+
+    steps: int
+    stop_at: int | None  # pause after this step, without another schedule
+    log_every: int
+    validate_every: int
+    schedule: ScheduleConfig
+    checkpoint: CheckpointConfig
+
+
+@dataclass
+class Run:
+    """Everything that one process of a run holds."""
+
+    world: World
+    plan: BatchPlan
+    engine: Engine
+    batches: Batches
+    validation: Validation | None
+    checkpoints: Checkpoints
+    progress: Progress
+    tracker: Tracker
+    console: Console
+    meter: Meter
+    stop: StopRequest
+    sequence_tokens: int
+    saved_step: int = -1
+    validated_step: int = -1
+
+
+def train(run: Run, config: LoopConfig) -> Exit:
+    """Train from where the run stands; return Exit.OK at the end, Exit.REQUEUE when asked to stop."""
+    vote = StopVote(run.world)
+    saved_at = time.monotonic()
+    last = min(config.steps, config.stop_at or config.steps)
+    run.meter.resume()
+    while run.progress.step < last:
+        _step(run, config)
+        step = run.progress.step
+        wish = vote.cast(_wish(run.stop, config.checkpoint, time.monotonic() - saved_at, run.world))
+        if due(step, config.log_every, last):
+            _aside(run, lambda: _report(run))
+        if due(step, config.validate_every, config.steps):
+            _aside(run, lambda: _validate(run))
+        if wish or due(step, config.checkpoint.every, last):
+            _aside(run, lambda: _save(run))
+            saved_at = time.monotonic()
+        if wish == Wish.STOP:
+            return _stopped(run)
+    vote.settle()
+    if run.progress.step == config.steps and run.validated_step != config.steps:
+        _validate(run)
+    _save(run)
+    return Exit.OK
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Say whether something that happens every `every` steps, and at the last, happens after `step`."""
+    return step == last if every == 0 else step % every == 0 or step == last
+
+
+def _step(run: Run, config: LoopConfig) -> None:
+    """Take one optimizer step and count what it consumed."""
+    batch = next(run.batches)
+    rate = learning_rate(run.progress.step, config.steps, config.schedule)
+    result = run.engine.train_step(batch.micro_batches, rate)
+    run.meter.add(result, batch, rate)
+    run.progress.step += 1
+    run.progress.sequences += run.plan.sequences
+    run.progress.tokens += run.plan.sequences * run.sequence_tokens
+
+
+def _wish(stop: StopRequest, checkpoint: CheckpointConfig, since_save: float, world: World) -> Wish:
+    """Return what this rank asks of all. The clock is rank 0's alone."""
+    if stop.asked():
+        return Wish.STOP
+    if world.primary and checkpoint.minutes is not None and since_save >= 60 * checkpoint.minutes:
+        return Wish.SAVE
+    return Wish.NOTHING
+
+
+def _aside(run: Run, action: Callable[[], None]) -> None:
+    """Do something between two steps, off the clock of the steps."""
+    run.progress.productive_seconds += run.meter.pause()
+    action()
+    run.meter.resume()
+
+
+def _report(run: Run) -> None:
+    metrics = run.meter.report(run.progress)
+    run.tracker.log(run.progress.step, run.progress.tokens, metrics)
+    run.console.report(run.progress.step, metrics)
+
+
+def _validate(run: Run) -> None:
+    """Measure the validation loss on all ranks, if there is a validation split."""
+    if run.validation is None or run.validated_step == run.progress.step:
+        return
+    started = time.perf_counter()
+    loss = run.validation.loss(run.engine.loss_sum, run.world)
+    seconds = largest(run.world, time.perf_counter() - started)[0]
+    # A perplexity of e**700 says no more than infinity, and fits no double.
+    metrics = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0)), "time/eval_s": seconds}
+    run.tracker.log(run.progress.step, run.progress.tokens, metrics)
+    run.console.report(run.progress.step, metrics)
+    run.validated_step = run.progress.step
+
+
+def _save(run: Run) -> None:
+    """Save the state once for each step."""
+    if run.saved_step == run.progress.step:
+        return
+    started = time.perf_counter()
+    run.checkpoints.save(run.engine, run.progress)
+    seconds = largest(run.world, time.perf_counter() - started)[0]
+    run.tracker.log(run.progress.step, run.progress.tokens, {"time/checkpoint_save_s": seconds})
+    run.tracker.event("checkpoint", step=run.progress.step, seconds=round(seconds, 3))
+    run.saved_step = run.progress.step
+
+
+def _stopped(run: Run) -> Exit:
+    reason = run.stop.reason or "another rank's request"
+    run.console.say(
+        f"stopped after step {run.progress.step} by {reason}; the same command goes on from there"
+    )
+    run.tracker.event("stopped", step=run.progress.step, reason=reason)
+    return Exit.REQUEUE
