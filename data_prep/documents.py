@@ -16,6 +16,13 @@ from data_prep.sources import CorpusConfig
 # Rows that a Parquet reader decodes at a time.
 _BATCH_ROWS = 1024
 _SKIP_BYTES = 1 << 20
+_TEXT_TYPES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,23 @@ def parquet_groups(path: str, text_key: str) -> list[int]:
         metadata = pq.ParquetFile(path).metadata
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path} is not a readable Parquet file: {error}") from error
-    names = metadata.schema.to_arrow_schema().names
-    if text_key not in names:
+    schema = metadata.schema.to_arrow_schema()
+    if text_key not in schema.names:
         raise DatasetError(
-            f"{path} has no column '{text_key}'; set corpus.text_key to one of: {', '.join(names)}"
+            f"{path} has no column '{text_key}'; set corpus.text_key to one of: {', '.join(schema.names)}"
         )
+    if not _is_text(schema.field(text_key).type):
+        raise DatasetError(f"{path}: column '{text_key}' holds {schema.field(text_key).type}, not text")
     sizes = []
     for group in range(metadata.num_row_groups):
         columns = [metadata.row_group(group).column(n) for n in range(metadata.num_columns)]
         sizes.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema == text_key))
     return sizes
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    return any(test(kind) for test in _TEXT_TYPES)
 
 
 def _text_file(piece: Piece, corpus: CorpusConfig, limit: int) -> Document | Drop:

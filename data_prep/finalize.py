@@ -75,7 +75,10 @@ def main(overrides: list[str]) -> None:
 
 
 def validation_rule(plan: Plan, output: Path, markers: list[Marker]) -> tuple[str, int | None]:
-    """Return how validation is chosen, and the bucket that gives its tail if no document falls to it."""
+    """Return how validation is chosen, and the bucket that is cut in two if a split would be empty.
+
+    A corpus of few documents, such as one file, may put them all into one split.
+    """
     routing = plan.routing
     if not sum(marker.counts.kept for marker in markers):
         whole = total(marker.counts for marker in markers)
@@ -88,7 +91,7 @@ def validation_rule(plan: Plan, output: Path, markers: list[Marker]) -> tuple[st
         documents += documents_per_bucket(folder, unit, routing.buckets)
     if not routing.validation_buckets:
         return "none", None
-    if documents[routing.train_buckets :].any():
+    if documents[: routing.train_buckets].any() and documents[routing.train_buckets :].any():
         return "hash", None
     return "tail", int(np.flatnonzero(documents)[-1])
 
@@ -147,9 +150,7 @@ def _markers(plan: Plan, output: Path) -> list[Marker]:
 def _report(index: Index) -> None:
     """Print what the data set holds."""
     if index.validation_rule == "tail":
-        print(
-            "finalize: no document falls into validation; the last tenth of the last train shard is held back"
-        )
+        print("finalize: too few documents for a split by document; the end of the last shard is held back")
     for name, split in index.splits.items():
         size = sum(shard.bytes for shard in split.shards)
         print(

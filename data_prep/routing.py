@@ -57,6 +57,10 @@ class Routing:
             return "train", f"train-{bucket:05d}.tar"
         return "validation", f"validation-{bucket - self.train_buckets:05d}.tar"
 
+    def shards_of_both(self, bucket: int) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Return `shard` for the train part and for the validation part of a bucket that is cut in two."""
+        return self.shard(min(bucket, self.train_buckets - 1)), self.shard(max(bucket, self.train_buckets))
+
 
 def shuffled(high: np.ndarray, low: np.ndarray, seed: int) -> np.ndarray:
     """Return the order of a bucket's documents: int64 (documents,), seeded, equal hashes side by side."""

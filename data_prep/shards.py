@@ -91,7 +91,7 @@ class Index:
     end_of_text: int
     block_tokens: int
     splits: Mapping[str, Split]
-    validation_rule: str  # "hash": a slice of the documents; "tail": the end of train's tokens; "none"
+    validation_rule: str  # "hash": a slice of the documents; "tail": the end of the last shard; "none"
     counts: Mapping[str, Any] = field(default_factory=dict)  # documents and bytes of text; see counts.py
     config: Mapping[str, Any] = field(default_factory=dict)  # the settings that decided the bytes
     config_sha256: str = ""

@@ -22,7 +22,7 @@ from data_prep.spill import Marker, Section, Spill, is_whole, read_marker, read_
 from data_prep.tokenizer import END_OF_TEXT, Tokenizer
 from data_prep.writer import write_shard
 
-# With no document in validation's slice of the hash space, this part of the last train stream is held back.
+# If one split would get no document, this part of the last bucket's tokens becomes validation.
 _TAIL_PART = 10
 
 
@@ -131,12 +131,14 @@ def _reduced(plan: Plan, output: Path, bucket: int, sections: list[Section], wit
     if not len(kept):
         return BucketResult(plan.digest, (), counts)
     tokens = stream(_documents(sections, records, kept), text_tokens + len(kept), END_OF_TEXT)
-    cut = len(tokens) - max(1, len(tokens) // _TAIL_PART) if with_tail else len(tokens)
-    parts = [(*plan.routing.shard(bucket), tokens[:cut], int(tokens[cut]) if with_tail else END_OF_TEXT)]
+    cut = len(tokens) - max(1, len(tokens) // _TAIL_PART)
     if with_tail:
-        parts.append((*plan.routing.shard(plan.routing.train_buckets), tokens[cut:], END_OF_TEXT))
+        train, validation = plan.routing.shards_of_both(bucket)
+        parts = [(train, tokens[:cut], int(tokens[cut])), (validation, tokens[cut:], END_OF_TEXT)]
+    else:
+        parts = [(plan.routing.shard(bucket), tokens, END_OF_TEXT)]
     shards = []
-    for split, name, part, following in parts:
+    for (split, name), part, following in parts:
         cut_blocks = blocks(part, plan.packing.block_tokens, following)
         documents = int((part == END_OF_TEXT).sum())
         shards.append(

@@ -95,7 +95,9 @@ def load_tokenizer() -> Tokenizer:
 
     Raises DatasetError if no source has it, naming all three, or if its hash is not OpenAI's.
     """
-    ranks = _ranks_from_package() or _ranks_from_tiktoken()
+    ranks = _ranks_from_package()
+    if ranks is None:
+        ranks = _ranks_from_tiktoken()
     found = ranks_sha256(ranks)
     if found != VOCABULARY_SHA256:
         raise DatasetError(

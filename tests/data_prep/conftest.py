@@ -1,0 +1,54 @@
+"""Commands of data preparation, run in this process."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conf.command import run
+from data_prep import finalize, inspect, plan, prepare, verify
+
+SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]
+_COMMANDS = {"prepare": prepare, "finalize": finalize, "verify": verify, "inspect": inspect}
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let corpora of a few 100 KB have many work units."""
+    monkeypatch.setattr(plan, "_SMALLEST_UNIT", 1 << 14)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Return a function that prepares and finalizes a corpus and returns its folder."""
+
+    def made(
+        paths: list[Path], *overrides: str, name: str = "data", kind: str = "jsonl", tasks: int = 1
+    ) -> Path:
+        output = tmp_path / name
+        arguments = [f"corpus={kind}", f"corpus.paths=[{','.join(map(str, paths))}]", f"output={output}"]
+        for task in range(tasks):
+            prepare.main([*arguments, *SMALL, f"task_index={task}", f"task_count={tasks}", *overrides])
+        finalize.main([f"output={output}"])
+        return output
+
+    return made
+
+
+@pytest.fixture
+def exit_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs a command as the shell would: its exit code and standard error."""
+
+    def called(name: str, *arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            run(_COMMANDS[name].main, name=f"data_prep.{name}", config=name, usage="")
+        return int(left.value.code or 0), capsys.readouterr().err
+
+    return called

@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpora import as_jsonl, documents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conf.exits import DatasetError
+from data_prep.counts import Drop
+from data_prep.documents import Document, Piece, parquet_groups, read_documents
+from data_prep.sources import CorpusConfig
+
+LIMIT = 1 << 20
+
+
+def read(
+    path: Path, kind: str, start: int = 0, stop: int | None = None, limit: int = LIMIT, **settings: str
+) -> list:
+    """Return the documents of a file: text, or the reason that there is none."""
+    corpus = CorpusConfig(kind=kind, paths=[str(path)], **settings)
+    piece = Piece(str(path), start, path.stat().st_size if stop is None else stop)
+    found = list(read_documents(piece, corpus, limit))
+    assert all(item.text.encode() == item.utf8 for item in found if isinstance(item, Document))
+    return [item.text if isinstance(item, Document) else item for item in found]
+
+
+@given(st.lists(st.text(max_size=30), max_size=12), st.integers(1, 60), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_byte_ranges_give_every_line_once(tmp_path_factory, texts: list[str], step: int, last_newline: bool):
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    path.write_bytes("\r\n".join(lines).encode() + (b"\n" if last_newline else b""))
+    size = path.stat().st_size
+    parts = [read(path, "jsonl", start, min(start + step, size)) for start in range(0, size, step)]
+    assert [text for part in parts for text in part] == texts
+
+
+def test_text_is_read_byte_for_byte(tmp_path: Path):
+    content = "\ufeffa\r\nb\rc\x00\x0c\n\n".encode()
+    (tmp_path / "a.txt").write_bytes(content)
+    assert [text.encode() for text in read(tmp_path / "a.txt", "text")] == [content]
+
+
+def test_a_parquet_file_is_read_by_row_groups(tmp_path: Path):
+    texts = documents(100)
+    for name, kind in (("a", pa.string()), ("b", pa.large_string()), ("c", pa.binary())):
+        path = tmp_path / f"{name}.parquet"
+        values = [text.encode() for text in texts] if name == "c" else texts
+        table = pa.table({"id": list(range(100)), "body": pa.array(values, kind)})
+        pq.write_table(table, path, row_group_size=30)
+        assert len(parquet_groups(str(path), "body")) == 4
+        parts = [read(path, "parquet", n, n + 1, text_key="body") for n in range(4)]
+        assert [len(part) for part in parts] == [30, 30, 30, 10]
+        assert [text for part in parts for text in part] == texts
+
+
+def test_the_rows_of_a_dictionary_column_are_text(tmp_path: Path):
+    values = pa.array(["a", "b", "a", None]).dictionary_encode()
+    pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", "parquet", 0, 1) == ["a", "b", "a", Drop.EMPTY]
+
+
+def test_a_line_longer_than_the_limit_is_passed_over(tmp_path: Path):
+    path = as_jsonl(tmp_path / "a.jsonl", ["short", "long" * 1000, "after"])
+    assert read(path, "jsonl", limit=100) == ["short", Drop.TOO_LONG, "after"]
+    assert read(path, "jsonl", 0, 30, limit=100) == ["short", Drop.TOO_LONG]
+    assert read(path, "jsonl", 30, limit=100) == ["after"]
+
+
+def test_a_text_file_longer_than_the_limit_is_not_read(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("long" * 100)
+    assert read(tmp_path / "a.txt", "text", limit=100) == [Drop.TOO_LONG]
+
+
+BAD_LINES = [
+    (b'{"text": "a"\n', r"a\.jsonl:3 is not a line of JSON"),
+    (b"[1, 2]\n", r"a\.jsonl:3 has no key 'text'"),
+    (b"7\n", r"a\.jsonl:3 has no key 'text'"),
+    (b"null\n", r"a\.jsonl:3 has no key 'text'"),
+    (b'{"body": "a"}\n', r"a\.jsonl:3 has no key 'text'"),
+    (b'{"text": 7}\n', r"a\.jsonl:3: the value of 'text' is not a string"),
+    (b"[" * 100_000 + b"\n", r"a\.jsonl:3 is not a line of JSON"),
+    (b'{"text": ' + b"9" * 5000 + b"}\n", r"a\.jsonl:3 is not a line of JSON"),
+    (b'{"text": "\xff"}\n', r"a\.jsonl: byte 38 is not UTF-8"),
+    (b'{"text": "\xed\xa0\x80"}\n', r"a\.jsonl: byte 38 is not UTF-8"),
+    (b'{"text": "\\ud800"}\n', r"a\.jsonl:3: .* not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES, ids=range(len(BAD_LINES)))
+def test_a_bad_line_is_named_by_file_and_line(line: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}\n{"text": "b"}\n' + line + b'{"text": "c"}\n')
+    for start in (0, 15):  # from the first byte, and in a range that begins inside line 2
+        with pytest.raises(DatasetError, match=message) as caught:
+            read(path, "jsonl", start)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"a\xffb", b"\xc0\xaf", b"\xed\xa0\x80", b"\x80", b"ok \xf0\x9f\x99", b"\xf5\x80"]
+)
+def test_text_that_is_not_utf8_is_refused_replaced_or_dropped_as_configured(content: bytes, tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    bad = next(n for n in range(len(content)) if content[n] >= 0x80)
+    with pytest.raises(DatasetError, match=rf"a\.txt: byte {bad} is not UTF-8"):
+        read(path, "text")
+    assert read(path, "text", errors="replace") == [content.decode("utf-8", "replace")]
+    assert read(path, "text", errors="drop") == [Drop.UNDECODABLE]
+
+
+def test_blank_lines_are_no_documents_and_null_text_is_an_empty_one(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\n{"text": null}\n  \n{"text": ""}\n\n')
+    assert read(path, "jsonl") == [Drop.EMPTY, ""]
+
+
+def test_a_parquet_file_without_the_column_names_those_there_are(tmp_path: Path):
+    pq.write_table(pa.table({"id": [1], "body": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(DatasetError, match=r"no column 'text'.*id, body"):
+        parquet_groups(str(tmp_path / "a.parquet"), "text")
+
+
+def test_a_column_of_numbers_is_no_text(tmp_path: Path):
+    pq.write_table(pa.table({"text": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(DatasetError, match=r"a\.parquet.*int64"):
+        parquet_groups(str(tmp_path / "a.parquet"), "text")
+
+
+def test_a_damaged_parquet_file_is_never_a_traceback(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": documents(50)}), path, write_page_checksum=True)
+    whole = path.read_bytes()
+    refused = 0
+    for position in range(0, len(whole), 97):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x40]) + whole[position + 1 :])
+        try:
+            for group in range(len(parquet_groups(str(path), "text"))):
+                read(path, "parquet", group, group + 1)
+        except DatasetError:
+            refused += 1
+    assert refused > len(whole) // 97 / 2  # the rest lies where no checksum reaches; corpus.checksum does

@@ -1,0 +1,42 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conf.exits import LeaseHeldError
+from data_prep.lock import lease
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from data_prep.lock import lease
+with lease(Path(sys.argv[1]), "unit 3"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_second_is_told_who_holds_it_and_a_dead_holder_lets_go(tmp_path: Path):
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", _HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(LeaseHeldError, match=f"unit 3 .*process {holder.pid} on {os.uname().nodename}"):
+            lease(path, "unit 3").__enter__()
+        holder.send_signal(signal.SIGKILL)
+        assert holder.wait() == -signal.SIGKILL
+    with lease(path, "unit 3"):
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_a_lock_is_not_taken_through_a_symbolic_link(tmp_path: Path):
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / "lock").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="symbolic"):
+        lease(tmp_path / "lock", "unit 3").__enter__()
+    assert (tmp_path / "other").read_text() == "precious"

@@ -1,0 +1,288 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpora import as_jsonl, documents, hashes
+
+from conf.exits import Exit
+from data_prep import finalize, prepare
+from data_prep.lock import lease
+from data_prep.plan import read_plan
+from data_prep.shards import read_index
+
+SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]
+Make = Callable[..., Path]
+Called = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> list[Path]:
+    """Three files whose documents repeat within a file and across files."""
+    texts = documents(600)
+    return [
+        as_jsonl(tmp_path / "a.jsonl", texts[:200] + texts[:10]),
+        as_jsonl(tmp_path / "b.jsonl", texts[190:400]),
+        as_jsonl(tmp_path / "c.jsonl", texts[390:] + [""] * 3),
+    ]
+
+
+def test_the_number_and_order_of_tasks_does_not_change_a_byte(make: Make, corpus: list[Path]):
+    one = hashes(make(corpus, name="one"))
+    assert len(one) > 10
+    assert hashes(make(corpus, name="two", tasks=2)) == one
+    assert hashes(make(corpus[::-1], name="five", tasks=5)) == one
+
+
+def test_neither_does_the_hash_seed_of_the_interpreter(make: Make, corpus: list[Path], tmp_path: Path):
+    expected = hashes(make(corpus, name="one"))
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep.prepare",
+        "corpus=jsonl",
+        f"corpus.paths=[{tmp_path}/*.jsonl]",
+    ]
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+    output = f"output={tmp_path}/other"
+    subprocess.run([*command, output, *SMALL], env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "data_prep.finalize", output], env=environment, check=True, capture_output=True
+    )
+    assert hashes(tmp_path / "other") == expected
+
+
+def test_the_place_of_the_corpus_does_not_change_a_byte(make: Make, tmp_path: Path):
+    found = []
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        as_jsonl(tmp_path / folder / "a.jsonl", documents(100))
+        found.append(hashes(make([tmp_path / folder], name=f"data-{folder}")))
+    assert found[0] == found[1]
+
+
+def test_the_same_text_gives_the_same_shards_from_every_format(make: Make, tmp_path: Path):
+    texts = documents(60)
+    (tmp_path / "text").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "text" / f"{number}.txt").write_bytes(text.encode())
+    pq.write_table(pa.table({"body": texts}), tmp_path / "a.parquet", row_group_size=7)
+    layout = [
+        "packing.shard_tokens=67108864"
+    ]  # one shard: the number of shards comes from the bytes of input
+    found = [
+        make([as_jsonl(tmp_path / "a.jsonl", texts)], *layout, name="jsonl"),
+        make([tmp_path / "text"], *layout, name="text-data", kind="text"),
+        make([tmp_path / "a.parquet"], *layout, "corpus.text_key=body", name="parquet", kind="parquet"),
+    ]
+    shards = [{name: sha for name, sha in hashes(f).items() if name != "index.json"} for f in found]
+    assert shards[0] == shards[1] == shards[2]
+
+
+def test_every_document_is_accounted_for(make: Make, tmp_path: Path):
+    texts = [*documents(50), *documents(20), "", "", "x" * 5000, "hi"]
+    output = make([as_jsonl(tmp_path / "a.jsonl", texts)], "filters.max_bytes=4000", "filters.min_bytes=3")
+    counts = read_index(output).counts
+    dropped = counts["documents_dropped"]
+    assert dropped == {"duplicate": 20, "empty": 2, "too_long": 1, "too_short": 1}
+    assert (counts["documents_read"], counts["documents_kept"]) == (74, 50)
+    assert counts["text_bytes"] == sum(len(text.encode()) for text in documents(50))
+
+
+def test_duplicates_are_found_across_tasks(make: Make, tmp_path: Path):
+    paths = [as_jsonl(tmp_path / f"{n}.jsonl", [*documents(30), f"only {n}"]) for n in range(6)]
+    output = make(paths, tasks=6)
+    assert read_index(output).counts["documents_dropped"] == {"duplicate": 150}
+    assert read_index(output).counts["documents_kept"] == 36
+
+
+def test_validation_stays_validation_when_the_corpus_grows(make: Make, tmp_path: Path):
+    small = make([as_jsonl(tmp_path / "a.jsonl", documents(300))], name="small")
+    large = make([as_jsonl(tmp_path / "b.jsonl", documents(300) + documents(900, seed=1))], name="large")
+
+    def held_back(output: Path) -> set[bytes]:
+        index = read_index(output)
+        streams = [
+            b"".join(
+                (index.directory / s.name).read_bytes()[b.offset : b.offset + 2 * b.tokens] for b in s.blocks
+            )
+            for s in index.splits["validation"].shards
+        ]
+        end = (50256).to_bytes(2, "little")
+        return {
+            document for stream in streams for document in stream.split(end)
+        }  # no other token has these bytes
+
+    assert 10 < len(held_back(small)) < 60
+    assert held_back(small) <= held_back(large)
+
+
+def test_a_task_run_again_does_only_what_is_missing(corpus: list[Path], tmp_path: Path):
+    output = tmp_path / "data"
+    arguments = ["corpus=jsonl", f"corpus.paths=[{tmp_path}/*.jsonl]", f"output={output}", *SMALL]
+    prepare.main(arguments)
+    spilled = {path: path.stat().st_mtime_ns for path in (output / "spill").glob("*.spill")}
+    assert len(spilled) == len(read_plan(output).units) > 2
+    missing, damaged = sorted(spilled)[:2]
+    missing.with_suffix(".json").unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    prepare.main(arguments)
+    again = {path: path.stat().st_mtime_ns for path in (output / "spill").glob("*.spill")}
+    assert {path for path in spilled if spilled[path] != again[path]} == {missing, damaged}
+    finalize.main([f"output={output}"])
+    before = hashes(output)
+    prepare.main(arguments)  # the data set is finished: nothing is made again
+    finalize.main([f"output={output}"])
+    assert hashes(output) == before
+    assert not (output / "spill").exists()
+
+
+def test_a_killed_task_leaves_nothing_half_done(make: Make, corpus: list[Path], tmp_path: Path):
+    expected = hashes(make(corpus, name="whole"))
+    output = tmp_path / "killed"
+    command = [
+        *(
+            sys.executable,
+            "-u",
+            "-m",
+            "data_prep.prepare",
+            "corpus=jsonl",
+            f"corpus.paths=[{tmp_path}/*.jsonl]",
+        ),
+        *(f"output={output}", *SMALL),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as job:
+        while job.poll() is None and not list(output.glob("spill/*.json")):
+            pass
+        job.send_signal(signal.SIGKILL)
+        assert job.wait() == -signal.SIGKILL
+    assert subprocess.run(command, check=False, capture_output=True).returncode == Exit.OK
+    finalize.main([f"output={output}"])
+    assert hashes(output) == expected
+
+
+def test_the_second_process_at_a_unit_is_told_of_the_first(
+    corpus: list[Path], tmp_path: Path, exit_line: Called
+):
+    output = tmp_path / "data"
+    arguments = ["corpus=jsonl", f"corpus.paths=[{tmp_path}/*.jsonl]", f"output={output}", *SMALL]
+    (output / "spill").mkdir(parents=True)
+    (output / "spill").rename(tmp_path / "spill")
+    prepare.main([*arguments, "task_index=0", "task_count=1000"])
+    with lease(output / "spill/unit-000001.lock", "unit 1"):
+        code, line = exit_line("prepare", *arguments)
+    assert code == Exit.LEASE_HELD
+    assert f"process {os.getpid()} on" in line
+    assert exit_line("prepare", *arguments)[0] == Exit.OK
+
+
+def test_other_settings_on_the_same_output_are_refused(corpus: list[Path], tmp_path: Path, exit_line: Called):
+    arguments = ["corpus=jsonl", f"corpus.paths=[{tmp_path}/*.jsonl]", f"output={tmp_path}/data", *SMALL]
+    prepare.main([*arguments, "task_count=2"])
+    for other in ("packing.seed=1", "corpus.errors=drop", "validation.fraction=0.2", "filters.min_bytes=2"):
+        code, line = exit_line("prepare", *arguments, "task_count=2", "task_index=1", other)
+        assert (code, line.count("\n")) == (Exit.CONFIG, 1)
+        assert other.partition("=")[0] in line
+
+
+def test_other_or_changed_inputs_on_the_same_output_are_refused(
+    corpus: list[Path], tmp_path: Path, exit_line: Called
+):
+    arguments = ["corpus=jsonl", f"corpus.paths=[{tmp_path}/*.jsonl]", f"output={tmp_path}/data", *SMALL]
+    prepare.main([*arguments, "task_count=2"])
+    stamp = corpus[1].stat().st_mtime_ns
+    for change in (
+        lambda: corpus[1].write_bytes(corpus[1].read_bytes() + b'{"text": "more"}\n'),
+        lambda: os.utime(corpus[1], ns=(stamp, stamp + 1)),
+        lambda: as_jsonl(tmp_path / "d.jsonl", ["new"]),
+    ):
+        change()
+        code, line = exit_line("prepare", *arguments, "task_count=2", "task_index=1")
+        assert (code, line.count("\n")) == (Exit.DATASET, 1)
+        assert "planned from other files" in line
+
+
+def test_a_folder_that_holds_another_data_set_is_refused(
+    corpus: list[Path], tmp_path: Path, exit_line: Called
+):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/index.json").write_text("{}")
+    code, line = exit_line(
+        "prepare", "corpus=jsonl", f"corpus.paths=[{corpus[0]}]", f"output={tmp_path}/data"
+    )
+    assert code == Exit.DATASET
+    assert "another output" in line
+
+
+def _parquet(folder: Path) -> None:
+    pq.write_table(pa.table({"id": [1], "body": ["a"]}), folder / "a.parquet")
+
+
+BAD: list[tuple[str, list[str], Exit, str]] = [
+    ("text", ["corpus.paths=[{0}/none.txt]"], Exit.DATASET, "none.txt does not exist"),
+    ("text", ["corpus.paths=[{0}/none*.txt]"], Exit.DATASET, "matches no file"),
+    ("text", ["corpus.paths=[{0}/nothing]"], Exit.DATASET, "holds no file ending in .txt"),
+    ("text", ["corpus.paths=[{0}/empty.txt]"], Exit.DATASET, "the corpus is empty"),
+    ("text", ["corpus.paths=[{0}/latin1.txt]"], Exit.DATASET, "latin1.txt: byte 4 is not UTF-8"),
+    ("text", ["corpus.paths=[]"], Exit.CONFIG, "corpus.paths is empty"),
+    ("text", [], Exit.CONFIG, "corpus.paths has no value"),
+    ("text", ["corpus.paths=[{0}/a.txt]", "corpus.error=drop"], Exit.CONFIG, "did you mean 'corpus.errors'"),
+    ("text", ["corpus.paths=[{0}/a.txt]", "corpus.errors=ignore"], Exit.CONFIG, "strict, replace, drop"),
+    ("text", ["corpus.paths=[{0}/a.txt]", "task_index=2", "task_count=2"], Exit.CONFIG, "the first is 0"),
+    ("text", ["corpus.paths=[{0}/a.txt]", "packing.block_tokens=1000"], Exit.CONFIG, "power of two"),
+    ("text", ["corpus.paths=[{0}/a.txt]", "validation.fraction=1.5"], Exit.CONFIG, "not in [0, 1)"),
+    ("text", ["corpus.paths=[{0}/a.txt]", "task_count=many"], Exit.CONFIG, "task_count"),
+    ("text", ["corpus.paths=[{0}/a.txt]", "filters.min_bytes=9000"], Exit.DATASET, "no document is left"),
+    ("texts", ["corpus.paths=[{0}/a.txt]"], Exit.CONFIG, "corpus has no option 'texts'"),
+    ("jsonl", ["corpus.paths=[{0}/a.txt]"], Exit.DATASET, "a.txt:1 is not a line of JSON"),
+    (
+        "jsonl",
+        ["corpus.paths=[{0}/a.jsonl]", "corpus.text_key=body"],
+        Exit.DATASET,
+        "a.jsonl:1 has no key 'body'",
+    ),
+    ("jsonl", ["corpus.paths=[{0}/blank.jsonl]"], Exit.DATASET, "no document is left: 2 documents read"),
+    ("parquet", ["corpus.paths=[{0}/a.parquet]"], Exit.DATASET, "one of: id, body"),
+    ("parquet", ["corpus.paths=[{0}/a.txt]"], Exit.DATASET, "not a readable Parquet file"),
+]
+
+
+@pytest.mark.parametrize(("kind", "overrides", "code", "message"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_one_line_and_its_exit_code(
+    kind: str, overrides: list[str], code: Exit, message: str, *, tmp_path: Path, exit_line: Called
+):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin1.txt").write_bytes("caf\xe9 au lait".replace("caf", "cafe").encode("latin-1"))
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "blank.jsonl").write_text('{"text": ""}\n{"text": null}\n')
+    as_jsonl(tmp_path / "a.jsonl", ["a"])
+    _parquet(tmp_path)
+    given = [override.format(tmp_path) for override in overrides]
+    found, line = exit_line("prepare", f"corpus={kind}", f"output={tmp_path}/data", *given)
+    assert found == code, line
+    assert message in line
+    assert line.count("\n") == 1
+    assert not list(tmp_path.glob("data/*.tar"))
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    as_jsonl(tmp_path / "a.jsonl", documents(3))
+    prepare.main(["corpus=jsonl", "corpus.paths=['~/a.jsonl']", "output='~/data'", *SMALL])
+    assert read_plan(tmp_path / "data").inputs[0].path == f"{tmp_path}/a.jsonl"
+
+
+@pytest.mark.slow
+def test_the_standard_library_is_a_corpus_of_its_own(tmp_path: Path):
+    prepare.main(["corpus=stdlib", f"output={tmp_path}/data"])
+    finalize.main([f"output={tmp_path}/data"])
+    index = read_index(tmp_path / "data")
+    assert index.counts["text_bytes"] > 5_000_000
+    assert json.dumps(index.config).find(str(Path(os.__file__).parent)) < 0
