@@ -63,7 +63,7 @@ class Spill:
         for bucket, documents in enumerate(self._buckets):
             tokens = sum(len(tokens) for _, tokens in documents)
             content = _section_bytes(documents)
-            digest = _digest(f"{plan} {unit} {bucket} {len(documents)} {tokens}", content)
+            digest = _digest(f"{plan} {unit} {bucket} {offset} {len(documents)} {tokens}", content)
             table[bucket] = (offset, len(documents), tokens, digest)
             offset += len(content)
         with replacing(path) as file:
@@ -111,7 +111,7 @@ def read_section(folder: Path, unit: int, bucket: int, *, plan: str) -> Section:
         content = read_exactly(descriptor, length, offset)
     finally:
         os.close(descriptor)
-    if _digest(f"{plan} {unit} {bucket} {documents} {tokens}", content) != digest:
+    if _digest(f"{plan} {unit} {bucket} {offset} {documents} {tokens}", content) != digest:
         raise _damaged(path)
     records = np.frombuffer(content, RECORD, documents)
     return Section(records, np.frombuffer(content, DTYPE, tokens, records_length))

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conf.exits import CorruptError
+from data_prep.counts import Counts
+from data_prep.routing import TextHash
+from data_prep.spill import Spill, documents_per_bucket, is_whole, read_marker, read_section, spill_path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    spill, counts = Spill(4), Counts()
+    for bucket, number in ((2, 1), (0, 2), (2, 3), (0, 0)):
+        tokens = np.full(number, number, np.uint16)
+        spill.add(bucket, TextHash(2**64 - number - 1, number), 10 * number, tokens)
+        counts.keep(10 * number, number)
+    spill.write(tmp_path, 7, plan="plan", counts=counts)
+    return tmp_path
+
+
+def test_a_bucket_is_read_as_it_was_written(folder: Path):
+    section = read_section(folder, 7, 2, plan="plan")
+    assert section.records["high"].tolist() == [2**64 - 2, 2**64 - 4]
+    assert section.records["low"].tolist() == [1, 3]
+    assert section.records["text_bytes"].tolist() == [10, 30]
+    assert section.tokens.tolist() == [1, 3, 3, 3]
+    assert read_section(folder, 7, 0, plan="plan").records["tokens"].tolist() == [2, 0]
+    assert len(read_section(folder, 7, 1, plan="plan").records) == 0
+    assert documents_per_bucket(folder, 7, 4).tolist() == [2, 0, 2, 0]
+
+
+def test_the_marker_knows_whether_the_file_is_whole(folder: Path):
+    marker = read_marker(folder, 7, "plan")
+    assert marker is not None
+    assert (marker.counts.kept, marker.counts.tokens) == (4, 6)
+    assert is_whole(folder, 7, marker)
+    spill_path(folder, 7).write_bytes(spill_path(folder, 7).read_bytes()[:-1] + b"?")
+    assert not is_whole(folder, 7, marker)
+
+
+def test_the_marker_of_another_plan_counts_as_none(folder: Path):
+    assert read_marker(folder, 7, "other plan") is None
+    assert read_marker(folder, 8, "plan") is None
+
+
+def test_a_section_of_another_unit_or_plan_is_refused(folder: Path):
+    spill_path(folder, 7).rename(spill_path(folder, 8))
+    with pytest.raises(CorruptError, match="unit-000008"):
+        read_section(folder, 8, 2, plan="plan")
+    spill_path(folder, 8).rename(spill_path(folder, 7))
+    with pytest.raises(CorruptError, match="unit-000007"):
+        read_section(folder, 7, 2, plan="other plan")
+
+
+def test_every_flipped_bit_and_every_truncation_is_refused(folder: Path):
+    path = spill_path(folder, 7)
+    whole = path.read_bytes()
+
+    def refused(content: bytes) -> bool:
+        path.write_bytes(content)
+        try:
+            for bucket in range(4):
+                read_section(folder, 7, bucket, plan="plan")
+        except CorruptError:
+            return True
+        return False
+
+    assert not refused(whole)
+    assert all(refused(whole[:at]) for at in range(len(whole)))
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        assert refused(bytes(flipped)), bit
