@@ -5,21 +5,24 @@ neither stop nor slow training: a thread of its own talks to it, over a bounded 
 directory is one W&B run, however many attempts it takes; its id lies in `<run_dir>/wandb_id`.
 """
 
-import math
+import contextlib
 import os
 import queue
 import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pretrain.metrics_log import MetricsLog, last_values
 from pretrain.redaction import redacted, redacted_text
-from pretrain.spikes import SPIKE_Z, WINDOW, LossHistory
+from pretrain.spikes import WINDOW
+from pretrain.tracker import Tracker
+
+__all__ = ["MODES", "Tracker", "TrackingConfig", "open_tracker"]
 
 MODES = ("auto", "online", "offline", "disabled")
 
@@ -66,7 +69,7 @@ def open_tracker(
     attempt: int,
     primary: bool,
     say: Callable[[str], None] = _print_line,
-) -> "Tracker":
+) -> Tracker:
     """Return the tracker of this process: a working one on the primary rank, a silent one elsewhere.
 
     `settings` is the frozen config with the facts of the run; it is stored without its secrets. `say`
@@ -84,71 +87,6 @@ def open_tracker(
         mirror = _WandbThread(config, run_dir, settings=public, attempt=attempt, say=say)
         mirror.start()
     return Tracker(record, mirror, say=say, losses=losses)
-
-
-class Tracker:
-    """Takes a run's numbers, events and alerts. No method raises or waits, but for `finish`."""
-
-    def __init__(
-        self,
-        record: MetricsLog | None,
-        mirror: "_WandbThread | None",
-        *,
-        say: Callable[[str], None],
-        losses: list[float] | None = None,
-    ):
-        self._record = record
-        self._mirror = mirror
-        self._say = say
-        self._losses = LossHistory(losses or [])
-        self._loss_is_well = True
-
-    def log(self, step: int, tokens: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of `step` (optimizer steps done), `tokens` tokens into the run."""
-        if self._record is None:
-            return
-        row = {"step": step, "tokens": tokens, **metrics}
-        if "train/loss" in metrics:
-            row["health/loss_z"] = self._watched(step, float(metrics["train/loss"]))
-        self._record.write(row)
-        if self._mirror:
-            self._mirror.log(row)
-
-    def alert(self, title: str, text: str, level: str = "WARN") -> None:
-        """Tell a person: in the record, on the console, and by W&B. Levels: INFO, WARN, ERROR."""
-        if self._record is None:
-            return
-        title, text = redacted_text(title), redacted_text(text)
-        self._record.write({"alert": title, "text": text, "level": level})
-        self._say(f"{level}: {title}: {text}")
-        if self._mirror:
-            self._mirror.alert(title, text, level)
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """Record that something happened, such as `event("checkpoint", step=100, seconds=1.2)`."""
-        if self._record is not None:
-            self._record.write({"event": kind, **redacted(fields)})
-
-    def finish(self, exit_code: int = 0) -> None:
-        """Close the record and W&B, within the configured time; a second call does nothing."""
-        record, self._record = self._record, None
-        if record is None:
-            return
-        record.write({"event": "finished" if exit_code == 0 else "stopped", "exit_code": exit_code})
-        record.close()
-        if self._mirror:
-            self._mirror.finish(exit_code)
-
-    def _watched(self, step: int, loss: float) -> float:
-        """Return the z-score of `loss`; alert when it turns bad, not again while it stays so."""
-        z_score = self._losses.z_score(loss)
-        well = math.isfinite(loss) and z_score <= SPIKE_Z
-        if self._loss_is_well and not math.isfinite(loss):
-            self.alert("non-finite loss", f"train/loss={loss} at step {step}", "ERROR")
-        elif self._loss_is_well and not well:
-            self.alert("loss spike", f"train/loss={loss:.4f} at step {step}, z={z_score:.1f}")
-        self._loss_is_well = well
-        return z_score
 
 
 class _WandbThread(threading.Thread):
@@ -197,11 +135,13 @@ class _WandbThread(threading.Thread):
             while (call := self._calls.get()) is not None:
                 call(run)
             run.finish(exit_code=self._exit_code)
-            sys.modules["wandb"].teardown()  # finish() alone may return before the file is complete
         except ImportError as error:
             self._say(f"W&B is off: {error}; pip install wandb, or set tracking=disabled")
         except Exception as error:  # whatever it is, it must not reach training
             self._say(f"W&B is off from here on ({_first_line(error)}); metrics.jsonl has everything")
+        finally:  # finish() alone may return before the file is complete
+            with contextlib.suppress(Exception):
+                sys.modules["wandb"].teardown()
 
     def _put(self, call: Callable[[Any], None]) -> None:
         if not self.is_alive():
@@ -218,6 +158,7 @@ class _WandbThread(threading.Thread):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb  # noqa: PLC0415  (absent, or 1 s to import, where nobody asked for it)
 
+        wandb.setup(wandb.Settings(silent=True))  # what matters is said below, in one line
         _check_writable(self._run_dir / "wandb")
         if self._config.wandb == "auto":
             try:
@@ -250,6 +191,9 @@ class _WandbThread(threading.Thread):
                 console="off",
                 silent=True,
                 save_code=False,
+                # They would send the command line and the git remote as they are, secrets included.
+                x_disable_meta=True,
+                disable_git=True,
             ),
         )
         run.define_metric("tokens")

@@ -1,0 +1,90 @@
+"""What a process may say about its run: numbers, events and alerts, and that it has ended."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from pretrain.metrics_log import MetricsLog
+from pretrain.redaction import redacted, redacted_text
+from pretrain.spikes import SPIKE_Z, LossHistory
+
+
+class Mirror(Protocol):
+    """A second place for rows and alerts, which takes them without waiting and never raises."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Take one row of metrics."""
+        ...
+
+    def alert(self, title: str, text: str, level: str) -> None:
+        """Pass an alert on to a person."""
+        ...
+
+    def finish(self, exit_code: int) -> None:
+        """Send what is left, within a bounded time."""
+        ...
+
+
+class Tracker:
+    """Takes a run's numbers, events and alerts. No method raises or waits, but for `finish`."""
+
+    def __init__(
+        self,
+        record: MetricsLog | None,
+        mirror: Mirror | None,
+        *,
+        say: Callable[[str], None],
+        losses: list[float] | None = None,
+    ):
+        self._record = record
+        self._mirror = mirror
+        self._say = say
+        self._losses = LossHistory(losses or [])
+        self._loss_is_well = True
+
+    def log(self, step: int, tokens: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of `step` (optimizer steps done), `tokens` tokens into the run."""
+        if self._record is None:
+            return
+        row = {"step": step, "tokens": tokens, **metrics}
+        if "train/loss" in metrics:
+            row["health/loss_z"] = self._watched(step, float(metrics["train/loss"]))
+        self._record.write(row)
+        if self._mirror:
+            self._mirror.log(row)
+
+    def alert(self, title: str, text: str, level: str = "WARN") -> None:
+        """Tell a person: in the record, on the console, and by W&B. Levels: INFO, WARN, ERROR."""
+        if self._record is None:
+            return
+        title, text = redacted_text(title), redacted_text(text)
+        self._record.write({"alert": title, "text": text, "level": level})
+        self._say(f"{level}: {title}: {text}")
+        if self._mirror:
+            self._mirror.alert(title, text, level)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Record that something happened, such as `event("checkpoint", step=100, seconds=1.2)`."""
+        if self._record is not None:
+            self._record.write({"event": kind, **redacted(fields)})
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Close the record and W&B, within the configured time; a second call does nothing."""
+        record, self._record = self._record, None
+        if record is None:
+            return
+        record.write({"event": "finished" if exit_code == 0 else "stopped", "exit_code": exit_code})
+        record.close()
+        if self._mirror:
+            self._mirror.finish(exit_code)
+
+    def _watched(self, step: int, loss: float) -> float:
+        """Return the z-score of `loss`; alert when it turns bad, not again while it stays so."""
+        z_score = self._losses.z_score(loss)
+        well = math.isfinite(loss) and z_score <= SPIKE_Z
+        if self._loss_is_well and not math.isfinite(loss):
+            self.alert("non-finite loss", f"train/loss={loss} at step {step}", "ERROR")
+        elif self._loss_is_well and not well:
+            self.alert("loss spike", f"train/loss={loss:.4f} at step {step}, z={z_score:.1f}")
+        self._loss_is_well = well
+        return z_score
