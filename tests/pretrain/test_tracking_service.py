@@ -1,0 +1,126 @@
+"""The real wandb client against a service on this machine: what arrives, and what faults cost training."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from local_wandb import LocalWandb
+from tracked import Child, clean_environment, offline_files, recorded_steps, started, tracked
+
+pytestmark = pytest.mark.slow
+
+# A call writes one line and fills a queue: 0.05 ms here. The slowest shares two cores with the import of
+# wandb and with other work; what it must never do is wait for the service, which would take seconds.
+TYPICAL_CALL_MS = 2.0
+SLOWEST_CALL_MS = 1000.0
+LONGEST_EXIT_SECONDS = 10
+
+
+def test_online_three_attempts_are_one_run_with_every_row(tmp_path: Path):
+    with LocalWandb() as service:
+        for attempt, (first, last) in enumerate([(1, 30), (21, 60), (51, 80)]):
+            child = tracked(
+                tmp_path,
+                service.environment,
+                first=first,
+                last=last,
+                attempt=attempt,
+                config={"wandb": "online", "tags": ["t"], "group": "g"},
+                settings={"steps": 80, "job": f"job-{attempt}"},
+                alerts=[["slow", f"attempt {attempt}", "WARN"]],
+            )
+            assert child.exit_code == 0, child.says
+        (run,) = service.runs.values()
+        assert service.unknown == []
+    assert [row["step"] for row in run.history] == [*range(1, 31), *range(21, 61), *range(51, 81)]
+    assert [row["_step"] for row in run.history] == list(range(100))
+    assert {row["attempt"] for row in run.history} == {0, 1, 2}
+    assert (run.config["job"], run.exit_code) == ("job-2", 0)
+    assert (run.described["displayName"], run.described["groupName"]) == (tmp_path.name, "g")
+    assert [text for _, _, text in run.alerts] == ["attempt 0", "attempt 1", "attempt 2"]
+    assert recorded_steps(tmp_path) == list(range(1, 81))
+
+
+def test_offline_attempts_become_one_run_when_synced(tmp_path: Path):
+    with LocalWandb() as service:
+        for attempt, (first, last) in enumerate([(1, 30), (21, 50)]):
+            tracked(tmp_path, first=first, last=last, attempt=attempt, config={"wandb": "offline"})
+        assert service.operations == []
+        wandb = Path(sys.executable).with_name("wandb")
+        command = [str(wandb), "sync", "--yes", *map(str, sorted((tmp_path / "wandb").glob("offline-run-*")))]
+        subprocess.run(
+            command, check=True, env=clean_environment(**service.environment), capture_output=True, timeout=60
+        )
+        (run,) = service.runs.values()
+    assert [row["step"] for row in run.history] == [*range(1, 31), *range(21, 51)]
+
+
+FAULTS: dict[str, Callable[[LocalWandb], None]] = {
+    "refuses connections": lambda service: service.kill(),
+    "refuses the key": lambda service: service.status_for.update({"*": 401}),
+    "answers 500": lambda service: service.status_for.update({"*": 500}),
+    "hangs": lambda service: service.delay_for.update({"*": 60.0}),
+    "is slow": lambda service: service.delay_for.update({"*": 0.7}),
+    "takes no rows": lambda service: service.status_for.update({"file_stream": 500}),
+    "holds rows back": lambda service: service.delay_for.update({"file_stream": 60.0}),
+    "reports a conflict": lambda service: service.status_for.update({"file_stream": 409}),
+}
+
+
+def assert_training_did_not_notice(child: Child, run_dir: Path, last: int) -> None:
+    assert child.exit_code == 0, child.says
+    assert "Traceback" not in child.says
+    assert recorded_steps(run_dir) == list(range(1, last + 1))
+    assert child.typical_ms < TYPICAL_CALL_MS
+    assert child.slowest_ms < SLOWEST_CALL_MS
+    assert child.exit_seconds < LONGEST_EXIT_SECONDS
+
+
+@pytest.mark.parametrize("mode", ["auto", "online"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_training_does_not_notice_that_the_service(fault: str, mode: str, tmp_path: Path):
+    service = LocalWandb()
+    with service:
+        FAULTS[fault](service)
+        config = {"wandb": mode, "init_timeout_seconds": 3, "finish_timeout_seconds": 6}
+        child = tracked(tmp_path, service.environment, last=100, config=config)
+        service.delay_for.clear()
+    assert_training_did_not_notice(child, tmp_path, 100)
+
+
+@pytest.mark.parametrize("fault", ["refuses connections", "answers 500", "hangs"])
+def test_training_does_not_notice_that_in_the_middle_the_service(fault: str, tmp_path: Path):
+    signal_file = tmp_path / "go"
+    service = LocalWandb()
+    with service:
+        config = {"wandb": "online", "finish_timeout_seconds": 6}
+        order = {"last": 300, "config": config, "wait_for_file_at": 100, "file": str(signal_file)}
+        process = started(tmp_path / "run", service.environment, **order)
+        while "file_stream" not in service.operations:
+            time.sleep(0.05)
+        FAULTS[fault](service)
+        signal_file.touch()
+        output, says = process.communicate(timeout=60)
+        service.delay_for.clear()
+    told = json.loads(output.splitlines()[-1])
+    assert process.returncode == 0
+    assert recorded_steps(tmp_path / "run") == list(range(1, 301))
+    assert told["typical_ms"] < TYPICAL_CALL_MS
+    assert told["slowest_ms"] < SLOWEST_CALL_MS
+    assert told["finish_seconds"] < LONGEST_EXIT_SECONDS
+    assert "Traceback" not in says
+    (found,) = offline_files(tmp_path / "run")
+    assert [row["step"] for row in found.history] == list(range(1, 301))  # for a later `wandb sync`
+
+
+@pytest.mark.parametrize("only_stop", [False, True])
+def test_training_outlives_a_killed_or_frozen_wandb_process(only_stop: bool, tmp_path: Path):
+    config = {"wandb": "offline", "finish_timeout_seconds": 4}
+    order = {"last": 300, "kill_core_at": 100, "only_stop": only_stop}
+    child = tracked(tmp_path, config=config, **order)
+    assert_training_did_not_notice(child, tmp_path, 300)
+    assert "metrics.jsonl has everything" in child.says
