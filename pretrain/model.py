@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
-IGNORED = -1  # a target with this value takes no part in the loss
+from pretrain.cross_entropy import IGNORED, head_loss
+
 _INITIAL_STD = 0.02  # GPT-2's own code, model.py
 
 
@@ -121,14 +122,14 @@ class GPT(nn.Module):
         Both are int64 (B, T). Targets equal to IGNORED do not count. `reduction` is "mean" over
         the targets that count, or "sum".
         """
-        logits = self._head(self._features(inputs))  # (B, T, V)
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction=reduction
-        )
+        x = self._features(inputs).flatten(0, 1)  # (B · T, C)
+        loss = head_loss(x, self.wte.weight, targets.flatten(), vocabulary=self.config.vocabulary)
+        return loss if reduction == "sum" else loss / (targets != IGNORED).sum()
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return the logits (B, T, V) of every next token, without the padding, for int64 (B, T)."""
-        return self._head(self._features(inputs))
+        # The product runs over the padded vocabulary, as the tensor cores like it; then the padding goes.
+        return F.linear(self._features(inputs), self.wte.weight)[..., : self.config.vocabulary]
 
     def _features(self, inputs: Tensor) -> Tensor:
         positions = torch.arange(inputs.shape[1], device=inputs.device)
@@ -137,10 +138,6 @@ class GPT(nn.Module):
         for block in self.h:
             x = block(x)
         return self.ln_f(x)
-
-    def _head(self, x: Tensor) -> Tensor:
-        # The product runs over the padded vocabulary, as the tensor cores like it; then the padding goes.
-        return F.linear(x, self.wte.weight)[..., : self.config.vocabulary]
 
 
 def initialise(model: GPT, seed: int) -> None:

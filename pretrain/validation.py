@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.cross_entropy import IGNORED
 from pretrain.data import Sequences
 from pretrain.distributed import World, summed
-from pretrain.model import IGNORED
 
 
 @dataclass(frozen=True)
