@@ -47,6 +47,7 @@ class Run:
     meter: Meter
     stop: StopRequest
     sequence_tokens: int
+    startup_seconds: float | None  # until the first report has told them
     saved_step: int = -1
     validated_step: int = -1
 
@@ -56,6 +57,9 @@ def train(run: Run, config: LoopConfig) -> Exit:
     vote = StopVote(run.world)
     saved_at = time.monotonic()
     last = min(config.steps, config.stop_at or config.steps)
+    if run.progress.step >= last:
+        run.console.say(f"all {last} steps are done; nothing to do")
+        return Exit.OK
     run.meter.resume()
     while run.progress.step < last:
         _step(run, config)
@@ -71,9 +75,6 @@ def train(run: Run, config: LoopConfig) -> Exit:
         if wish == Wish.STOP:
             return _stopped(run)
     vote.settle()
-    if run.progress.step == config.steps and run.validated_step != config.steps:
-        _validate(run)
-    _save(run)
     return Exit.OK
 
 
@@ -111,6 +112,8 @@ def _aside(run: Run, action: Callable[[], None]) -> None:
 
 def _report(run: Run) -> None:
     metrics = run.meter.report(run.progress)
+    if run.startup_seconds is not None:
+        metrics["time/startup_s"], run.startup_seconds = run.startup_seconds, None
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
     run.console.report(run.progress.step, metrics)
 

@@ -145,6 +145,7 @@ def built(run_dir: Opened, world: World, console: Console, tracker: Tracker) -> 
         meter=Meter(_scale(config, world, parameters), world),
         stop=StopRequest(Path(config.run_dir)),
         sequence_tokens=config.data.sequence_tokens,
+        startup_seconds=time.time() - psutil.Process().create_time(),
         saved_step=progress.step if found else -1,
     )
     _announce(run, run_dir, parameters)
@@ -158,6 +159,8 @@ def built(run_dir: Opened, world: World, console: Console, tracker: Tracker) -> 
 def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     """Do on rank 0 all that can refuse the run, before any work; return the facts as JSON."""
     raw = frozen.settled(overrides)
+    # Absolute, because the next attempt or an evaluation may start in another directory.
+    raw.data.index = str(Path(raw.data.index).expanduser().resolve())
     config = typed(TrainConfig, raw)
     index = _index(config)
     _plan(config, ranks)
@@ -243,7 +246,7 @@ def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:
 
 
 def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
-    """Say what begins, and how long the start took."""
+    """Say what begins."""
     config, plan = run_dir.config, run.plan
     cut = f"{plan.ranks} × {plan.accumulation} × {plan.micro_sequences} × {run.sequence_tokens}"
     how = f"ZeRO-{config.zero.stage}, {config.precision}, {run.world.device.type}"
@@ -253,9 +256,7 @@ def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
     )
     step = run.progress.step
     run.console.say(f"resumed at step {step} of {config.steps}" if step else f"begins: {config.steps} steps")
-    startup = time.time() - psutil.Process().create_time()
     run.tracker.event("resumed" if step else "begun", step=step)
-    run.tracker.log(step, run.progress.tokens, {"time/startup_s": startup})
 
 
 if __name__ == "__main__":
