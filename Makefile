@@ -1,0 +1,64 @@
+# make demo | test | check | format | bench | clean-demo.  Each sets up what it needs, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PINS := $(shell sha256sum pyproject.toml | cut -c1-12)
+READY := $(VENV)/.ready-$(PINS)
+READY_DEV := $(VENV)/.ready-dev-$(PINS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format test-gpu clean-demo
+
+help:
+	@echo 'make demo       text → shards → a GPT-2 that is killed, resumed, sampled, exported'
+	@echo 'make test       all tests that need no GPU'
+	@echo 'make check      format, lint, types, floors, fast tests'
+	@echo 'make test-gpu   the tests that need one'
+	@echo 'make setup      only the virtual environment, in $(VENV)'
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py runs/demo
+
+test: $(READY_DEV)
+	$(BIN)/python -m pytest -m "not gpu" -rs
+
+check: $(READY_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m "not gpu and not slow"
+
+test-gpu: $(READY_DEV)
+	$(BIN)/python -m pytest -m gpu -rs
+
+format: $(READY_DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean-demo:
+	rm -rf runs/demo
+
+# torch comes first, and from where the machine needs it: PyPI's build carries CUDA; without a GPU the
+# CPU build of the same version is a tenth of its size, if PyTorch's own index can be reached.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; use: make PYTHON=python3.11 …")'
+	@$(PYTHON) -m venv $(VENV) || { echo 'No venv module; on Debian or Ubuntu: apt-get install python3-venv'; exit 1; }
+	@echo 'Installing torch and deepspeed …'
+	@index=$$(nvidia-smi -L 2>/dev/null | grep -q GPU || $(PYTHON) -c 'import urllib.request as u; \
+	  url = "https://download.pytorch.org/whl/cpu"; u.urlopen(url + "/", timeout=5); \
+	  print("--extra-index-url " + url)' 2>/dev/null); \
+	pins=$$($(PYTHON) -c 'import tomllib; print(*[d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] \
+	  if d.startswith(("torch==", "deepspeed=="))])'); \
+	$(BIN)/python -m pip install --quiet $$index $$pins
+	@echo 'Installing the rest …'
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(READY_DEV): $(READY)
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
