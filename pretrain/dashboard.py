@@ -9,7 +9,7 @@ from typing import Any
 from conf import compose, typed
 from conf.command import run
 from conf.exits import ConfigError, DatasetError
-from pretrain.metrics_log import read_run
+from pretrain.metrics_log import FILE_NAME, read_run
 from pretrain.page_server import LiveRuns, run_directories, server
 from pretrain.run_page import page
 
@@ -61,9 +61,10 @@ def chosen_runs(config: DashboardConfig) -> list[Path]:
     for path in named:
         if not path.is_dir():
             raise ConfigError(f"{'directory' if single else 'run directory'} {path} does not exist")
-    found = run_directories(named[0]) if single else named
+    found = run_directories(named[0]) if single else [path for path in named if (path / FILE_NAME).exists()]
     if not found:
-        raise DatasetError(f"no run below {named[0]} has a metrics.jsonl yet")
+        where = f"no run below {named[0]}" if single else f"none of {', '.join(map(str, named))}"
+        raise DatasetError(f"{where} has a {FILE_NAME}: nothing has been logged yet")
     return found
 
 
@@ -82,8 +83,7 @@ def exported(run_dirs: list[Path], target: Path) -> Path:
 
 def serve(config: DashboardConfig) -> None:
     """Serve the live page until interrupted."""
-    for path in chosen_runs(config):
-        read_run(path)
+    chosen_runs(config)
     web = server(LiveRuns(lambda: chosen_runs(config)), config.port)
     print(f"http://127.0.0.1:{web.server_port}/  (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt), web:

@@ -28,38 +28,43 @@ function tiles(run) {
       summary.attempts > 1 ? `${summary.attempts} attempts` : "1 attempt"));
 }
 
-function pill(summary) {
-  return element("span", { class: `pill ${summary.state}`, text: summary.detail ? `${summary.state}, ${summary.detail}` : summary.state });
+function pill({ state: word, detail }, short = false) {
+  const text = detail ? `${word}, ${detail}` : word;
+  return element("span", { class: `pill ${word}`, text: short ? word : text, title: text });
 }
 
 function comparison(runs) {
-  const titles = ["Run", "State", "Step", "Tokens", "Training loss", "Validation loss", "Tokens/s", "MFU", "Goodput", "Time to go", "Attempts"];
+  const titles = ["Run", "State", "Step", "Tokens", "Training loss", "Validation loss", "Tokens/s", "MFU", "Goodput", "Time to go", "Attempts", "Where the time went"];
   const rows = runs.map((run) => {
     const { summary } = run, figure = (name) => summary.figures[name] ?? null, eta = summary.state === "finished" ? null : figure("time/eta_h");
     const name = element("td", { class: "name", title: run.name }, element("span", { class: "dot", style: { "--run": colorOf(run) } }), run.name);
     const cells = [`${whole(summary.step)}${summary.total_steps ? ` / ${whole(summary.total_steps)}` : ""}`, number(figure("tokens")),
       figure("train/loss")?.toFixed(3) ?? MISSING, figure("val/loss")?.toFixed(3) ?? MISSING, number(figure("perf/tokens_per_s")),
       percent(figure("perf/mfu")), percent(figure("time/goodput")), eta === null ? MISSING : duration(eta * 3600), whole(summary.attempts)];
-    return element("tr", {}, name, element("td", {}, pill(summary)), ...cells.map((text) => element("td", { text })));
+    return element("tr", {}, name, element("td", {}, pill(summary, true)), ...cells.map((text) => element("td", { text })), element("td", { class: "time" }, stack(run)));
   });
   const head = element("tr", {}, ...titles.map((text) => element("th", { text })));
-  return element("div", { class: "card scroll" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
+  const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
+  return element("div", { class: "card scroll" }, table, element("div", { class: "legend foot" }, ...legend(Object.keys(PARTS), (part) => PARTS[part])));
 }
 
-function timeSplit(runs) {
-  const one = runs.length === 1, total = (run) => Object.values(run.summary.seconds).reduce((sum, part) => sum + part, 0);
-  const known = runs.filter((run) => total(run) > 0);
-  const legend = element("div", { class: "legend" }, element("b", { text: "Where the time went" }), ...Object.entries(PARTS).flatMap(([part, title]) => {
-    const seconds = one && known.length ? known[0].summary.seconds[part] : null;
-    if (seconds === 0) return [];
-    const text = seconds === null ? title : `${title} ${duration(seconds)} (${percent(seconds / total(known[0]))})`;
-    return [element("span", { text, style: { "--part": `var(--${part})` } })];
-  }));
-  const stacks = known.map((run) => {
-    const parts = Object.keys(PARTS).filter((part) => run.summary.seconds[part] > 0).map((part) => element("div", {
-      title: `${PARTS[part]}: ${duration(run.summary.seconds[part])}`, style: { background: `var(--${part})`, flex: `${run.summary.seconds[part] / total(run)} 0 0` } }));
-    const stack = element("div", { class: "stack" }, ...parts);
-    return one ? [stack] : [element("span", { class: "who", text: run.name, title: run.name }), stack];
-  }).flat();
-  return known.length ? [element("div", { class: "card split" }, legend, element("div", { class: one ? "rows one" : "rows" }, ...stacks))] : [];
+const spent = (run) => Object.values(run.summary.seconds).reduce((sum, part) => sum + part, 0);
+
+function stack(run) {
+  const { seconds } = run.summary, parts = Object.keys(PARTS).filter((part) => seconds[part] > 0);
+  return element("div", { class: "stack" }, ...parts.map((part) => element("div", {
+    title: `${PARTS[part]}: ${duration(seconds[part])} (${percent(seconds[part] / spent(run))})`,
+    style: { background: `var(--${part})`, flex: `${seconds[part] / spent(run)} 0 0` } })));
+}
+
+function legend(parts, text) {
+  return parts.map((part) => element("span", { text: text(part), style: { "--part": `var(--${part})` } }));
+}
+
+function timeSplit(run) {
+  const { seconds } = run.summary, parts = Object.keys(PARTS).filter((part) => seconds[part] > 0);
+  if (!parts.length) return [];
+  const text = (part) => `${PARTS[part]} ${duration(seconds[part])} (${percent(seconds[part] / spent(run))})`;
+  const head = element("div", { class: "legend" }, element("b", { text: "Where the time went" }), ...legend(parts, text));
+  return [element("div", { class: "card split" }, head, stack(run))];
 }

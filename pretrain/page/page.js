@@ -58,7 +58,7 @@ function showHead() {
     return chip;
   }));
   byId("figures").replaceChildren(...(shown.length === 1 ? [tiles(shown[0])] : shown.length ? [comparison(shown)] : []));
-  byId("time").replaceChildren(...timeSplit(shown));
+  byId("time").replaceChildren(...(shown.length === 1 ? timeSplit(shown[0]) : []));
 }
 
 function showDetails() {
