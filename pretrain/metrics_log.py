@@ -20,6 +20,7 @@ from typing import Any
 from conf.exits import ConfigError, CorruptError, DatasetError
 
 FILE_NAME = "metrics.jsonl"
+_NOT_FINITE = ("nan", "inf", "-inf")
 
 
 class MetricsLog:
@@ -102,6 +103,11 @@ class RunLog:
     last_time: float = math.nan
     _offset: int = 0
 
+    @property
+    def bytes_read(self) -> int:
+        """Return how much of the file has been read: what tells one state of the run from another."""
+        return self._offset
+
     def update(self) -> bool:
         """Read the lines added since the last call; return whether there were any.
 
@@ -116,13 +122,13 @@ class RunLog:
         except FileNotFoundError as error:
             raise DatasetError(f"{path} does not exist: the run has logged nothing yet") from error
         whole, newline, _ = data.rpartition(b"\n")  # the rest is a line still being written
-        for line in whole.splitlines():
+        for line in whole.split(b"\n") if newline else ():
             try:
                 self._add(json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 text = line[:60].decode(errors="replace")
                 raise CorruptError(f"{path}: the line '{text}' is not one of this format") from error
-        self._offset += len(whole) + len(newline)
+            self._offset += len(line) + 1
         return bool(newline)
 
     def column(self, name: str) -> "array[float]":
@@ -156,11 +162,12 @@ class RunLog:
         if not self.steps or step > self.steps[-1]:
             self.steps.append(step)
         for name, value in row.items():
-            if name == "step" or not _is_number(value):
-                continue
-            values = self.columns.setdefault(name, array("d"))
-            values.extend([math.nan] * (len(self.steps) - len(values)))
-            values[-1] = float(value) if math.isfinite(float(value)) else math.nan
+            if name != "step" and _is_number(value):
+                values = self.columns.get(name)
+                if values is None:
+                    values = self.columns[name] = array("d")
+                values.extend([math.nan] * (len(self.steps) - len(values)))
+                values[-1] = value if isinstance(value, (int, float)) else math.nan
 
     def _forget_from(self, step: int) -> None:
         """Drop the rows from `step` on: the run went back there and does them again."""
@@ -171,7 +178,7 @@ class RunLog:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) or value in {"nan", "inf", "-inf"}
+    return isinstance(value, (int, float)) or value in _NOT_FINITE
 
 
 def read_run(run_dir: Path) -> RunLog:
