@@ -83,7 +83,7 @@ def report_text(step: int, total_steps: int, metrics: Mapping[str, float]) -> st
     ]
     hours = float(metrics.get("time/eta_h", math.nan))
     if math.isfinite(hours):
-        parts.append(f"eta={_hours_minutes_seconds(hours * 3600)}")
+        parts.append(f"eta={hours_minutes_seconds(hours * 3600)}")
     return " ".join(parts)
 
 
@@ -92,7 +92,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _hours_minutes_seconds(seconds: float) -> str:
+def hours_minutes_seconds(seconds: float) -> str:
+    """Return 1:05:00 for 3900 seconds."""
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}"

@@ -1,8 +1,10 @@
-"""The dashboard command: one run's page as a file, or a live page of one run or many."""
+"""The dashboard command: runs as a page, live or in a file, as lines on a terminal, or as a W&B view."""
 
 import contextlib
 import os
-from dataclasses import dataclass
+import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,22 @@ from conf.exits import ConfigError, DatasetError
 from pretrain.metrics_log import FILE_NAME, read_run
 from pretrain.page_server import LiveRuns, run_directories, server
 from pretrain.run_page import page
+from pretrain.run_status import status_lines
+from pretrain.workspace import WorkspaceConfig, publish
 
 USAGE = """
-Show training runs in a browser.
+Show training runs.
 
   python -m pretrain.dashboard run_dir=RUN                     serve a live page of one run
   python -m pretrain.dashboard runs=DIR                        … of every run below a directory
   python -m pretrain.dashboard runs=[RUN_A,RUN_B] port=9000    … of chosen runs
   python -m pretrain.dashboard run_dir=RUN export=page.html    write one self-contained file
+  python -m pretrain.dashboard status runs=DIR [watch=10]      print a line per run [again every 10 s]
+  python -m pretrain.dashboard publish wandb.project=P wandb.entity=E    save the panels as a W&B view
 
 The page is served on 127.0.0.1 only; from elsewhere: ssh -L 8765:127.0.0.1:8765 HOST
 """
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 @dataclass(frozen=True)
@@ -33,18 +40,27 @@ class DashboardConfig:
     runs: Any = None
     export: str | None = None
     port: int = 8765
+    watch: float | None = None
+    wandb: WorkspaceConfig = field(default_factory=WorkspaceConfig)
 
     def __post_init__(self):
-        if (self.run_dir is None) == (self.runs is None):
-            raise ConfigError("give either run_dir=RUN or runs=DIR (or runs=[RUN_A,RUN_B])")
         if not 0 <= self.port < 2**16:
             raise ConfigError(f"port {self.port} is not a port; choose one from 1024 to 65535")
+        if self.watch is not None and self.watch <= 0:
+            raise ConfigError(f"watch={self.watch:g} is not a number of seconds above 0")
 
 
-def main(overrides: list[str]) -> int:
-    """Export or serve the page that the overrides ask for."""
-    config = typed(DashboardConfig, compose("dashboard", overrides))
-    if config.export is None:
+def main(arguments: list[str]) -> int:
+    """Do what the first word asks for, `status` or `publish`; without one, export or serve the page."""
+    word = arguments[0] if arguments and "=" not in arguments[0] else ""
+    config = typed(DashboardConfig, compose("dashboard", arguments[1:] if word else arguments))
+    if word == "status":
+        print_status(config)
+    elif word == "publish":
+        print(publish(config.wandb))
+    elif word:
+        raise ConfigError(f"'{word}' is neither status nor publish; settings are written key=value")
+    elif config.export is None:
         serve(config)
     else:
         print(exported(chosen_runs(config), Path(config.export)))
@@ -52,10 +68,12 @@ def main(overrides: list[str]) -> int:
 
 
 def chosen_runs(config: DashboardConfig) -> list[Path]:
-    """Return the run directories that the config names; all of them exist.
+    """Return the run directories that the config names and that have logged something.
 
     Raises ConfigError for a directory that does not exist, DatasetError if no run has logged anything.
     """
+    if (config.run_dir is None) == (config.runs is None):
+        raise ConfigError("give either run_dir=RUN or runs=DIR (or runs=[RUN_A,RUN_B])")
     single = isinstance(config.runs, str)
     named = [Path(str(path)) for path in ([config.runs] if single else config.runs or [config.run_dir])]
     for path in named:
@@ -88,6 +106,18 @@ def serve(config: DashboardConfig) -> None:
     print(f"http://127.0.0.1:{web.server_port}/  (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt), web:
         web.serve_forever()
+
+
+def print_status(config: DashboardConfig) -> None:
+    """Print a line per run, once or until interrupted."""
+    live = LiveRuns(lambda: chosen_runs(config))
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            text = "\n".join(status_lines(live.updated()))
+            print(_CLEAR_SCREEN + text if config.watch and sys.stdout.isatty() else text, flush=True)
+            if config.watch is None:
+                return
+            time.sleep(config.watch)
 
 
 if __name__ == "__main__":

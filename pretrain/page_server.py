@@ -34,6 +34,11 @@ class LiveRuns:
         with self._lock:
             return page(self._updated(), live=True)
 
+    def updated(self) -> list[RunLog]:
+        """Return the runs, with what they have logged by now."""
+        with self._lock:
+            return self._updated()
+
     def data(self, known_tag: str) -> tuple[str, str | None]:
         """Return (tag, data); no data if the caller's tag says that it has them already."""
         with self._lock:

@@ -54,6 +54,7 @@ class LocalWandb:
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
+        self.views: list[dict[str, Any]] = []
         self.operations: list[str] = []
         self.unknown: list[str] = []  # not empty: the client has learned to ask for more
         self.status_for: dict[str, int] = {}
@@ -129,6 +130,12 @@ class LocalWandb:
         where = f"{self.url}/upload/{values['run']}"
         files = [{"name": name, "uploadUrl": f"{where}/{name}"} for name in values["files"]]
         return {"createRunFiles": {"runID": "R" + values["run"], "uploadHeaders": [], "files": files}}
+
+    def _upsert_view2(self, values: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(values)
+        return {
+            "upsertView": {"view": {"id": f"V{len(self.views)}", "name": values["name"]}, "inserted": True}
+        }
 
     def _notify_scriptable_run_alert(self, values: dict[str, Any]) -> dict[str, Any]:
         alert = (values.get("severity", ""), values["title"], values["text"])
