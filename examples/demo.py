@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     title("Validation loss")
     for step, loss, note in validation_losses(run):
         print(f"  step {step:>4}   {loss:.3f} nats/token   {note}")
-    python("pretrain.sample", f"run_dir={run}", f"prompt='{PROMPT}'", "tokens=60")
+    python("pretrain.sample", f"run_dir={run}", f"prompt={PROMPT}", "tokens=60")
     python("pretrain.export", f"run_dir={run}", f"output={export}")
     python("pretrain.dashboard", f"run_dir={run}", f"export={page}")
 

@@ -3,10 +3,10 @@
 python -m pretrain.sample run_dir=RUN prompt="import os" [tokens=100] [temperature=0.8] [top_k=50]
                           [seed=0] [samples=1]
 
-A prompt with a comma, a brace or an equals sign needs quotes of its own: 'prompt="a, b"'.
+The prompt is taken as it stands: no character in it has a meaning of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,10 @@ class SampleConfig:
 
 def main(overrides: list[str]) -> None:
     """Print each sample, prompt included."""
-    config = typed(SampleConfig, compose("sample", overrides))
+    # Not through Hydra, whose grammar would stumble over the first parenthesis of a prompt.
+    prompts = [each.removeprefix("prompt=") for each in overrides if each.startswith("prompt=")]
+    others = [each for each in overrides if not each.startswith("prompt=")]
+    config = replace(typed(SampleConfig, compose("sample", others)), prompt="".join(prompts[-1:]))
     tokenizer = load_tokenizer()
     run = trained.load(Path(config.run_dir))
     # Every training document follows an end-of-text, so a prompt is the beginning of a document.
