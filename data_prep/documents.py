@@ -1,9 +1,9 @@
-"""What a document is: a whole text file, a line of a JSONL file, or a row of a Parquet file."""
+"""What a document is: a text file, a line of JSONL, an item of a JSON array, or a row of Parquet."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 from conf.exits import DatasetError
 from data_prep.counts import Drop
 from data_prep.sources import CorpusConfig
+from data_prep.streams import compression_of, open_content, open_seekable
 
 # Rows that a Parquet reader decodes at a time.
 _BATCH_ROWS = 1024
 _SKIP_BYTES = 1 << 20
+_LARGEST_JSON = 1 << 28  # a JSON array is held in memory whole
 _TEXT_TYPES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -52,6 +54,8 @@ def read_documents(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[D
         yield _text_file(piece, corpus, limit)
     elif corpus.kind == "jsonl":
         yield from _json_lines(piece, corpus, limit)
+    elif corpus.kind == "json":
+        yield from _json_array(piece, corpus)
     else:
         yield from _parquet_rows(piece, corpus)
 
@@ -62,7 +66,8 @@ def parquet_groups(path: str, text_key: str) -> list[int]:
     Raises DatasetError if the file is not Parquet or lacks the column, naming those there are.
     """
     try:
-        metadata = pq.ParquetFile(path).metadata
+        with open_seekable(path) as stored, pq.ParquetFile(stored) as file:
+            metadata = file.metadata
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path} is not a readable Parquet file: {error}") from error
     schema = metadata.schema.to_arrow_schema()
@@ -85,28 +90,43 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _text_file(piece: Piece, corpus: CorpusConfig, limit: int) -> Document | Drop:
-    if piece.stop > limit:
-        return Drop.TOO_LONG
-    return _decoded(Path(piece.path).read_bytes(), corpus.errors, piece.path)
+    with open_content(piece.path) as file:
+        content = file.read(limit + 1)
+    return Drop.TOO_LONG if len(content) > limit else _decoded(content, corpus.errors, piece.path)
 
 
 def _json_lines(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[Document | Drop]:
-    """Yield the documents of the lines that begin in the piece's byte range."""
-    with Path(piece.path).open("rb") as file:
-        if piece.start:
-            file.seek(piece.start - 1)
-            _skip_line(file)
-        while (start := file.tell()) < piece.stop and (line := file.readline(limit + 1)):
+    """Yield the documents of the lines that begin in the piece's byte range; a packed file is one piece."""
+    with open_content(piece.path) as file:
+        start = piece.start
+        if start:
+            file.seek(start - 1)
+            start += _skip_line(file) - 1
+        stop = piece.stop if compression_of(piece.path) is None else sys.maxsize
+        for line_start, line in _lines(file, start, stop, limit):
             if len(line) > limit and not line.endswith(b"\n"):
-                _skip_line(file)
                 yield Drop.TOO_LONG
             elif line.strip():
-                yield _json_text(line, corpus, piece.path, start)
+                yield _json_text(line, corpus, piece.path, line_start)
 
 
-def _skip_line(file: BinaryIO) -> None:
-    while (part := file.readline(_SKIP_BYTES)) and not part.endswith(b"\n"):
-        pass
+def _lines(file: BinaryIO, start: int, stop: int, limit: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that begin in [start, stop), each with its place; one over the limit is cut short."""
+    while start < stop and (line := file.readline(limit + 1)):
+        yield start, line
+        start += len(line)
+        if not line.endswith(b"\n"):
+            start += _skip_line(file)
+
+
+def _skip_line(file: BinaryIO) -> int:
+    """Read to the end of the line; return how many bytes that were."""
+    skipped = 0
+    while part := file.readline(_SKIP_BYTES):
+        skipped += len(part)
+        if part.endswith(b"\n"):
+            break
+    return skipped
 
 
 def _json_text(line: bytes, corpus: CorpusConfig, path: str, start: int) -> Document | Drop:
@@ -115,26 +135,52 @@ def _json_text(line: bytes, corpus: CorpusConfig, path: str, start: int) -> Docu
     if isinstance(content, Drop):
         return content
     try:
-        text = json.loads(content.text)[corpus.text_key]
+        item = json.loads(content.text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{_place(path, start)} is not a line of JSON: {error}") from None
-    except (KeyError, TypeError, IndexError):
+    return _item_text(item, corpus, lambda: _place(path, start))
+
+
+def _json_array(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Drop]:
+    """Yield the documents of a JSON file: an array of objects, or one object."""
+    with open_content(piece.path) as file:
+        content = file.read(_LARGEST_JSON + 1)
+    if len(content) > _LARGEST_JSON:
         raise DatasetError(
-            f"{_place(path, start)} has no key '{corpus.text_key}'; set corpus.text_key"
+            f"{piece.path} has more than {_LARGEST_JSON >> 20} MiB of JSON; convert it to JSONL"
+        )
+    whole = _decoded(content, corpus.errors, piece.path)
+    if isinstance(whole, Drop):
+        yield whole
+        return
+    try:
+        items = json.loads(whole.text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"{piece.path} is not JSON: {error}; is each line a document? corpus=jsonl"
         ) from None
+    for number, item in enumerate(items if isinstance(items, list) else [items]):
+        yield _item_text(item, corpus, lambda number=number: f"{piece.path}: item {number}")
+
+
+def _item_text(item: object, corpus: CorpusConfig, place: Callable[[], str]) -> Document | Drop:
+    """Return the text of one JSON object; `place` says where it is, for an error's text."""
+    if not isinstance(item, dict) or corpus.text_key not in item:
+        raise DatasetError(f"{place()} has no key '{corpus.text_key}'; set corpus.text_key")
+    text = item[corpus.text_key]
     if text is None:
         return Drop.EMPTY
     if not isinstance(text, str):
-        raise DatasetError(f"{_place(path, start)}: the value of '{corpus.text_key}' is not a string")
+        raise DatasetError(f"{place()}: the value of '{corpus.text_key}' is not a string")
     try:
         return Document(text, text.encode())
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
-        return _decoded(text.encode("utf-8", "surrogatepass"), corpus.errors, _place(path, start))
+        return _decoded(text.encode("utf-8", "surrogatepass"), corpus.errors, place())
 
 
 def _place(path: str, start: int) -> str:
     """Return file:line of the line that begins at byte `start`; counted only for an error's text."""
-    with Path(path).open("rb") as file:
+    with open_content(path) as file:
         lines, left = 1, start
         while left and (part := file.read(min(left, _SKIP_BYTES))):
             lines += part.count(b"\n")
@@ -146,9 +192,11 @@ def _parquet_rows(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Dro
     """Yield the documents of the row groups [start, stop)."""
     groups = list(range(piece.start, piece.stop))
     try:
-        with pq.ParquetFile(piece.path, page_checksum_verification=True) as file:
-            batches = file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[corpus.text_key])
-            for batch in batches:
+        with (
+            open_seekable(piece.path) as stored,
+            pq.ParquetFile(stored, page_checksum_verification=True) as file,
+        ):
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[corpus.text_key]):
                 for value in batch.column(0).cast(pa.large_binary()).to_pylist():
                     yield Drop.EMPTY if value is None else _decoded(value, corpus.errors, piece.path)
     except (pa.ArrowException, OSError) as error:

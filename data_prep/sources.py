@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conf.exits import ConfigError, DatasetError
+from data_prep.streams import compression_of
 
-KINDS = ("text", "jsonl", "parquet")
+KINDS = ("text", "jsonl", "json", "parquet")
 ERRORS = ("strict", "replace", "drop")
 # The running interpreter's own library: a corpus that every machine has.
 STANDARD_LIBRARY = "python:stdlib"
@@ -21,7 +22,7 @@ _SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_modul
 class CorpusConfig:
     """What the corpus is and how its text is found in its files."""
 
-    kind: str  # text: a file is a document; jsonl: a line is one; parquet: a row is one
+    kind: str  # a document is: text: a file; jsonl: a line; json: an item of an array; parquet: a row
     paths: list[str]  # files, folders (walked for `suffixes`) and globs
     suffixes: list[str] = field(default_factory=list)
     text_key: str = "text"  # the JSON key or the Parquet column that holds the text
@@ -104,8 +105,13 @@ def _walk(folder: str, suffixes: list[str]) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith(".")]
         for name in names:
-            if name.endswith(tuple(suffixes)) and not name.startswith("."):
+            if _stem(name).endswith(tuple(suffixes)) and not name.startswith("."):
                 yield str(Path(parent, name))
+
+
+def _stem(name: str) -> str:
+    """Return a file's name without the ending of its compression."""
+    return name if compression_of(name) is None else name.rpartition(".")[0]
 
 
 def _input(path: str) -> Input:

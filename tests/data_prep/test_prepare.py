@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import json
+import lzma
 import os
 import signal
 import subprocess
@@ -67,22 +70,39 @@ def test_the_place_of_the_corpus_does_not_change_a_byte(make: Make, tmp_path: Pa
     assert found[0] == found[1]
 
 
-def test_the_same_text_gives_the_same_shards_from_every_format(make: Make, tmp_path: Path):
-    texts = documents(60)
+def test_the_same_text_gives_the_same_shards_from_every_format_and_compression(make: Make, tmp_path: Path):
+    texts = documents(40)
+    plain = {
+        "jsonl": as_jsonl(tmp_path / "a.jsonl", texts),
+        "json": tmp_path / "a.json",
+        "parquet": tmp_path / "a.parquet",
+    }
+    plain["json"].write_text(json.dumps([{"text": text} for text in texts], indent=1))
+    pq.write_table(pa.table({"text": texts}), plain["parquet"], row_group_size=7)
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress, ".zst": _zstd, "": bytes}
+    found = {}
+    for kind, path in plain.items():
+        for ending, packed in pack.items():
+            named = path.with_name(path.name + ending)
+            named.write_bytes(packed(path.read_bytes()))
+            # One shard: the number of shards comes from the bytes of input.
+            output = make([named], "packing.shard_tokens=67108864", name=f"{kind}{ending}", kind=kind)
+            found[f"{kind}{ending}"] = {k: v for k, v in hashes(output).items() if k != "index.json"}
     (tmp_path / "text").mkdir()
     for number, text in enumerate(texts):
-        (tmp_path / "text" / f"{number}.txt").write_bytes(text.encode())
-    pq.write_table(pa.table({"body": texts}), tmp_path / "a.parquet", row_group_size=7)
-    layout = [
-        "packing.shard_tokens=67108864"
-    ]  # one shard: the number of shards comes from the bytes of input
-    found = [
-        make([as_jsonl(tmp_path / "a.jsonl", texts)], *layout, name="jsonl"),
-        make([tmp_path / "text"], *layout, name="text-data", kind="text"),
-        make([tmp_path / "a.parquet"], *layout, "corpus.text_key=body", name="parquet", kind="parquet"),
-    ]
-    shards = [{name: sha for name, sha in hashes(f).items() if name != "index.json"} for f in found]
-    assert shards[0] == shards[1] == shards[2]
+        ending = list(pack)[number % 5]
+        (tmp_path / "text" / f"{number}.txt{ending}").write_bytes(pack[ending](text.encode()))
+    output = make([tmp_path / "text"], "packing.shard_tokens=67108864", name="data", kind="text")
+    expected = {name: sha for name, sha in hashes(output).items() if name != "index.json"}
+    assert len(expected) == 2
+    assert found == dict.fromkeys(found, expected)
+
+
+def _zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
 
 
 def test_every_document_is_accounted_for(make: Make, tmp_path: Path):
@@ -248,6 +268,9 @@ BAD: list[tuple[str, list[str], Exit, str]] = [
         "a.jsonl:1 has no key 'body'",
     ),
     ("jsonl", ["corpus.paths=[{0}/blank.jsonl]"], Exit.DATASET, "no document is left: 2 documents read"),
+    ("json", ["corpus.paths=[{0}/a.jsonl]"], Exit.DATASET, "is not JSON"),
+    ("json", ["corpus.paths=[{0}/a.json]"], Exit.DATASET, "a.json: item 1 has no key 'text'"),
+    ("text", ["corpus.paths=[{0}/cut.txt.gz]"], Exit.DATASET, "cut.txt.gz is not a whole gzip file"),
     ("parquet", ["corpus.paths=[{0}/a.parquet]"], Exit.DATASET, "one of: id, body"),
     ("parquet", ["corpus.paths=[{0}/a.txt]"], Exit.DATASET, "not a readable Parquet file"),
 ]
@@ -262,7 +285,9 @@ def test_bad_input_is_one_line_and_its_exit_code(
     (tmp_path / "latin1.txt").write_bytes("caf\xe9 au lait".replace("caf", "cafe").encode("latin-1"))
     (tmp_path / "nothing").mkdir()
     (tmp_path / "blank.jsonl").write_text('{"text": ""}\n{"text": null}\n')
-    as_jsonl(tmp_path / "a.jsonl", ["a"])
+    as_jsonl(tmp_path / "a.jsonl", ["a", "b"])
+    (tmp_path / "a.json").write_text('[{"text": "a"}, {"body": "b"}]')
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"text" * 100)[:-5])
     _parquet(tmp_path)
     given = [override.format(tmp_path) for override in overrides]
     found, line = exit_line("prepare", f"corpus={kind}", f"output={tmp_path}/data", *given)

@@ -1,0 +1,179 @@
+"""The bytes of one file: local or remote, plain or compressed, whole or an error.
+
+Libraries differ in what they let pass: a gzip file of no bytes, garbage behind a bz2 stream, a zstd frame
+cut short. Here each of them is refused, and what comes out is bounded by what went in.
+"""
+
+import bz2
+import io
+import lzma
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+import pyarrow as pa
+
+from conf.exits import ConfigError, DatasetError
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
+# No text is packed tighter; deflate itself ends at 1032. A bomb is refused before it costs time.
+_LARGEST_RATIO = 1000
+_READ_BYTES = 1 << 18
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path is a URL that fsspec opens."""
+    return "://" in path
+
+
+def compression_of(path: str) -> str | None:
+    """Return how a file is compressed, by the end of its name, or None."""
+    return COMPRESSIONS.get(Path(path).suffix.lower())
+
+
+def open_stored(path: str) -> BinaryIO:
+    """Return a file's bytes as they are stored, seekable."""
+    if is_remote(path):
+        return cast(BinaryIO, filesystem(path).open(path, "rb"))
+    return Path(path).open("rb")
+
+
+def open_content(path: str) -> BinaryIO:
+    """Return a file's bytes, decompressed if its name says that it is compressed.
+
+    Reading raises DatasetError, naming the file, if it is damaged, truncated or a bomb.
+    """
+    compression = compression_of(path)
+    if compression is None:
+        return open_stored(path)
+    return cast(BinaryIO, io.BufferedReader(_Decompressed(path, compression), _READ_BYTES))
+
+
+def open_seekable(path: str) -> BinaryIO:
+    """Return a file's bytes, decompressed and seekable: a compressed one is unpacked to a temporary file."""
+    if compression_of(path) is None:
+        return open_stored(path)
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
+    with open_content(path) as content:
+        while part := content.read(_READ_BYTES):
+            unpacked.write(part)
+    unpacked.seek(0)
+    return cast(BinaryIO, unpacked)
+
+
+def filesystem(path: str):
+    """Return the fsspec file system of a URL; raise ConfigError if what it needs is not installed."""
+    try:
+        import fsspec  # noqa: PLC0415  an optional extra: local corpora need no remote library
+
+        return fsspec.url_to_fs(path)[0]
+    except (ImportError, ValueError) as error:
+        scheme = path.partition("://")[0]
+        raise ConfigError(f"cannot open {scheme}:// paths: {error}; install the library for it") from None
+
+
+class _Decompressor(Protocol):
+    """What bz2 and lzma offer for one compressed stream."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gzip:
+    """zlib behind the interface of bz2 and lzma; it checks CRC and length at the end of a member."""
+
+    def __init__(self):
+        self._zlib = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+
+_STREAMS: dict[str, Callable[[], _Decompressor]] = {
+    "gzip": _Gzip,
+    "bz2": bz2.BZ2Decompressor,
+    "xz": lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ),
+}
+
+
+class _Decompressed(io.RawIOBase):
+    """The content of a compressed file, one or more streams behind one another."""
+
+    def __init__(self, path: str, compression: str):
+        self._path, self._compression = path, compression
+        self._stored = open_stored(path)
+        self._size = self._stored.seek(0, io.SEEK_END)
+        self._stored.seek(0)
+        self._produced = 0
+        if self._size == 0:
+            raise self._damaged("it has no bytes")
+        if compression == "zstd":
+            self._arrow = pa.CompressedInputStream(pa.PythonFile(self._stored, "r"), "zstd")
+        else:
+            self._stream = _STREAMS[compression]()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        try:
+            part = self._arrow.read(len(buffer)) if self._compression == "zstd" else self._part(len(buffer))
+        except (zlib.error, lzma.LZMAError, EOFError, OSError, pa.ArrowException) as error:
+            raise self._damaged(str(error)) from None
+        self._produced += len(part)
+        if self._produced > _LARGEST_RATIO * self._size + _READ_BYTES:
+            raise self._damaged(f"it expands more than {_LARGEST_RATIO}-fold")
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self._stored.close()
+        super().close()
+
+    def _part(self, length: int) -> bytes:
+        """Return some of the content: 1 to `length` bytes, none at the end of the last stream."""
+        while True:
+            if self._stream.eof:
+                rest = self._following()
+                if not rest:
+                    return b""
+                self._stream = _STREAMS[self._compression]()  # whatever follows must be a stream, too
+            elif self._stream.needs_input:
+                rest = self._stored.read(_READ_BYTES)
+            else:
+                rest = b""
+            at_end = not rest and self._stream.needs_input
+            part = self._stream.decompress(rest, length)
+            if part:
+                return part
+            if at_end and not self._stream.eof:
+                raise EOFError("it ends in the middle")
+
+    def _following(self) -> bytes:
+        """Return what follows a stream, without the zeros that gzip and xz allow there."""
+        rest = self._stream.unused_data or self._stored.read(_READ_BYTES)
+        while rest and self._compression != "bz2" and not (rest := rest.lstrip(b"\0")):
+            rest = self._stored.read(_READ_BYTES)
+        return rest
+
+    def _damaged(self, why: str) -> DatasetError:
+        return DatasetError(f"{self._path} is not a whole {self._compression} file: {why}; copy it again")
