@@ -90,20 +90,27 @@ def as_json(found: Summary) -> dict[str, Any]:
 
 def _state(run: RunLog, now: float) -> tuple[str, str]:
     """Return one of finished, stopped, failed, running, silent, starting; and a few words on it."""
-    ends = [event for event in run.events if event["event"] in {"finished", "stopped"}]
+    ends = [event for event in run.events if "exit_code" in event]
     if ends and ends[-1]["time"] >= run.last_time:
-        code = int(ends[-1].get("exit_code", 0))
-        if ends[-1]["event"] == "finished":
-            return "finished", ""
-        return (
-            ("stopped", "waits to be started again") if code == _REQUEUE else ("failed", f"exit code {code}")
-        )
+        return _end(run, int(ends[-1]["exit_code"]))
     if math.isnan(run.last_time):
         return "starting", "nothing logged yet"
     age = now - run.last_time
     if age > _patience_seconds(run):
         return "silent", f"no sign of life for {age / 60:,.0f} min"
     return ("running", "") if run.steps else ("starting", "no step reported yet")
+
+
+def _end(run: RunLog, exit_code: int) -> tuple[str, str]:
+    """Return how the last attempt ended, as `_state` does."""
+    total, step = _total_steps(settings(run)), run.steps[-1] if run.steps else 0
+    if exit_code == _REQUEUE:
+        return "stopped", "waits to be started again"
+    if exit_code:
+        return "failed", f"exit code {exit_code}"
+    return (
+        ("stopped", f"paused at step {step:,} of {total:,}") if total and step < total else ("finished", "")
+    )
 
 
 def _patience_seconds(run: RunLog) -> float:

@@ -4,7 +4,8 @@ const DESCRIBED = {
   checkpoint: (event) => `checkpoint at step ${whole(event.step)}${event.seconds ? ` (${duration(event.seconds)})` : ""}`,
   resumed: (event) => `resumed at step ${whole(event.step)}`,
   finished: () => "finished",
-  stopped: (event) => `stopped with exit code ${event.exit_code}`,
+  begun: () => "began",
+  stopped: (event) => (event.reason ? `stopped at step ${whole(event.step)} by ${event.reason}` : `ended with exit code ${event.exit_code}`),
 };
 const NOT_SAID = new Set(["event", "time", "attempt"]);
 

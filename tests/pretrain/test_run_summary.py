@@ -45,7 +45,11 @@ def test_slow_reports_are_not_taken_for_silence(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("exit_code", "state", "detail"),
-    [(0, "finished", ""), (75, "stopped", "waits to be started again"), (14, "failed", "exit code 14")],
+    [
+        (0, "stopped", "paused at step 100 of 1,000"),
+        (75, "stopped", "waits to be started again"),
+        (14, "failed", "exit code 14"),
+    ],
 )
 def test_an_end_says_how(exit_code: int, state: str, detail: str, tmp_path: Path):
     run_dir = make_run(tmp_path, last=100, finished=False)
@@ -54,6 +58,11 @@ def test_an_end_says_how(exit_code: int, state: str, detail: str, tmp_path: Path
     log.close()
     found = summary(read_run(run_dir), time.time())
     assert (found.state, found.detail) == (state, detail)
+
+
+def test_a_run_is_finished_when_it_has_taken_its_last_step(tmp_path: Path):
+    found = summary(read_run(make_run(tmp_path)), time.time())
+    assert (found.state, found.detail) == ("finished", "")
 
 
 def test_a_new_attempt_ends_the_end(tmp_path: Path):
