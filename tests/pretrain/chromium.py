@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,7 @@ class Browser:
         self._process = subprocess.Popen(
             [sys.executable, "-c", program, str(executable()), *_FLAGS, f"--user-data-dir={self._profile}"],
             pass_fds=(commands, answers),
+            start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -75,7 +77,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # its children too, which would go on writing
         self._process.wait()
         os.close(self._in)
         os.close(self._out)

@@ -52,9 +52,8 @@ def test_offline_attempts_become_one_run_when_synced(tmp_path: Path):
         assert service.operations == []
         wandb = Path(sys.executable).with_name("wandb")
         command = [str(wandb), "sync", "--yes", *map(str, sorted((tmp_path / "wandb").glob("offline-run-*")))]
-        subprocess.run(
-            command, check=True, env=clean_environment(**service.environment), capture_output=True, timeout=60
-        )
+        environment = clean_environment(**service.environment)
+        subprocess.run(command, check=True, env=environment, cwd=tmp_path, capture_output=True, timeout=60)
         (run,) = service.runs.values()
     assert [row["step"] for row in run.history] == [*range(1, 31), *range(21, 51)]
 
