@@ -26,6 +26,7 @@ from data_prep.progress import Progress
 from data_prep.publish import publish
 from data_prep.shards import FORMAT, INDEX, SPLITS, Index, read_index, shard_record
 from data_prep.shuffle import BucketResult, bucket_result, reduce_bucket
+from data_prep.space import require_space
 from data_prep.spill import Marker, documents_per_bucket, read_marker
 from data_prep.tokenizer import END_OF_TEXT, NAME, VOCABULARY_SHA256
 
@@ -57,6 +58,8 @@ def main(overrides: list[str]) -> None:
     if not (output / INDEX).exists():
         markers = _markers(plan, output)
         rule, tail_bucket = validation_rule(plan, output, markers)
+        tokens = sum(marker.counts.tokens + marker.counts.kept for marker in markers)
+        require_space(output, tokens * DTYPE.itemsize, "the shards")
         share = range(config.task_index, plan.routing.buckets, config.task_count)
         progress = Progress("finalize", sum(marker.bytes for marker in markers))
         for bucket in share:

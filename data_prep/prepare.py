@@ -8,6 +8,8 @@ usage: python -m data_prep.prepare corpus=KIND corpus.paths=[FILE,FOLDER,GLOB,â€
   corpus=stdlib    the running interpreter's own library; needs no paths
 
   task_index=i task_count=n     do every n-th unit of work; run all n tasks, in any order, on any machines
+                                (in a SLURM array, --array=0-N, these are set already)
+  workers=auto                  processes: one for each CPU, or a number
   corpus.errors=strict          text that is not UTF-8: strict | replace | drop
   packing.block_tokens=65536    tokens per block, a power of two
   packing.shard_tokens=67108864 tokens per shard, about
@@ -19,7 +21,7 @@ done: python -m data_prep.finalize output=DIR
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -30,11 +32,13 @@ from conf.exits import ConfigError, DatasetError
 from data_prep.counts import Counts, total
 from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
-from data_prep.plan import Plan, Settings, ValidationConfig, agreed_plan, spill_folder
+from data_prep.plan import Plan, Settings, ValidationConfig, agreed_plan, read_plan, spill_folder
+from data_prep.pool import each, worker_count
 from data_prep.progress import Progress
 from data_prep.shards import INDEX
 from data_prep.shuffle import map_unit
 from data_prep.sources import CorpusConfig
+from data_prep.space import predicted_bytes, require_space
 from data_prep.spill import read_marker
 from data_prep.tokenizer import load_tokenizer
 
@@ -49,6 +53,7 @@ class PrepareConfig:
     output: str
     task_index: int
     task_count: int
+    workers: int | str
     corpus: CorpusConfig = field(default_factory=partial(OmegaConf.structured, CorpusConfig))
     filters: FilterConfig = field(default_factory=partial(OmegaConf.structured, FilterConfig))
     packing: PackingConfig = field(default_factory=partial(OmegaConf.structured, PackingConfig))
@@ -59,6 +64,7 @@ class PrepareConfig:
             raise ConfigError(
                 f"task_index={self.task_index} is not one of {self.task_count} tasks; the first is 0"
             )
+        worker_count(self.workers, 1)
 
     @property
     def settings(self) -> Settings:
@@ -74,17 +80,43 @@ def main(overrides: list[str]) -> None:
     if (output / INDEX).exists():
         print(f"prepare: {output} is finished; nothing to do")
         return
-    tokenizer = load_tokenizer()
-    folder = spill_folder(output)
-    folder.mkdir(exist_ok=True)
+    load_tokenizer()  # a vocabulary that is not there fails here, once
+    spill_folder(output).mkdir(exist_ok=True)
     units = range(config.task_index, len(plan.units), config.task_count)
+    workers = worker_count(config.workers, len(units))
+    _announce(config, plan, output, workers)
     progress = Progress("prepare", _bytes_of(plan, units))
     parts: list[Counts] = []
-    for unit in units:
-        parts.append(map_unit(plan, output, unit, tokenizer).counts)
-        progress.advance(_bytes_of(plan, [unit]), parts[-1].tokens)
+    for unit, counts in each(partial(_counts_of_unit, output), units, workers):
+        parts.append(counts)
+        progress.advance(_bytes_of(plan, [unit]), counts.tokens)
     progress.finish()
     _report(config, plan, output, total(parts), progress.elapsed_seconds)
+
+
+def _counts_of_unit(output: Path, unit: int) -> Counts:
+    """Do one unit in a worker process; the plan of a million files is read once, not sent with each unit."""
+    return map_unit(_plan_of_worker(output), output, unit, load_tokenizer()).counts
+
+
+@cache
+def _plan_of_worker(output: Path) -> Plan:
+    return read_plan(output)
+
+
+def _announce(config: PrepareConfig, plan: Plan, output: Path, workers: int) -> None:
+    """Print how much work there is; raise NoSpaceError if the disk cannot hold what is left of it."""
+    folder = spill_folder(output)
+    left = [unit for unit in range(len(plan.units)) if read_marker(folder, unit, plan.digest) is None]
+    text_bytes, spill_bytes = sum(plan.unit_bytes), predicted_bytes(_bytes_of(plan, left))
+    shard_bytes = predicted_bytes(text_bytes)
+    free = require_space(output, spill_bytes + shard_bytes, "the spill files and shards")
+    print(
+        f"prepare: task {config.task_index} of {config.task_count}, {workers} workers; {len(plan.inputs):,} "
+        f"files, about {text_bytes / 1e6:,.1f} MB of text in {len(plan.units):,} units, {len(left):,} to do; "
+        f"about {spill_bytes / 1e6:,.1f} MB of spill and {shard_bytes / 1e6:,.1f} MB of shards "
+        f"({free / 1e9:,.1f} GB free)"
+    )
 
 
 def _bytes_of(plan: Plan, units: Iterable[int]) -> int:

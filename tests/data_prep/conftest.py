@@ -9,7 +9,7 @@ import pytest
 from conf.command import run
 from data_prep import finalize, inspect, plan, prepare, verify
 
-SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]
+SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1", "workers=1"]
 _COMMANDS = {"prepare": prepare, "finalize": finalize, "verify": verify, "inspect": inspect}
 
 Make = Callable[..., Path]

@@ -16,7 +16,7 @@ from data_prep import finalize, prepare
 from data_prep.shards import read_block, read_index
 from data_prep.tokenizer import END_OF_TEXT, load_tokenizer
 
-SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]
+SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1", "workers=1"]
 Make = Callable[..., Path]
 Called = Callable[..., tuple[int, str]]
 

@@ -20,7 +20,7 @@ from data_prep.lock import lease
 from data_prep.plan import read_plan
 from data_prep.shards import read_index
 
-SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]
+SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1", "workers=1"]
 Make = Callable[..., Path]
 Called = Callable[..., tuple[int, str]]
 
@@ -41,6 +41,25 @@ def test_the_number_and_order_of_tasks_does_not_change_a_byte(make: Make, corpus
     assert len(one) > 10
     assert hashes(make(corpus, name="two", tasks=2)) == one
     assert hashes(make(corpus[::-1], name="five", tasks=5)) == one
+
+
+def test_neither_does_the_number_of_workers(make: Make, corpus: list[Path]):
+    one = hashes(make(corpus, name="one"))
+    assert hashes(make(corpus, "workers=3", name="three", tasks=2)) == one
+
+
+def test_the_variables_of_a_slurm_array_are_the_task_unless_it_is_named(
+    corpus: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    arguments = ["corpus=jsonl", f"corpus.paths=[{tmp_path}/*.jsonl]", f"output={tmp_path}/data", *SMALL]
+    prepare.main(arguments)
+    units = len(read_plan(tmp_path / "data").units)
+    done = {int(path.stem[-6:]) for path in tmp_path.glob("data/spill/unit-*.spill")}
+    assert done == set(range(1, units, 3))
+    prepare.main([*arguments, "task_index=0", "task_count=1"])
+    assert len(list(tmp_path.glob("data/spill/unit-*.spill"))) == units
 
 
 def test_neither_does_the_hash_seed_of_the_interpreter(make: Make, corpus: list[Path], tmp_path: Path):
