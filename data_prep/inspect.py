@@ -1,6 +1,6 @@
 """Say what a data set holds: sizes, lengths, what was dropped, sample documents.
 
-usage: python -m data_prep.inspect output=DIR [documents=3] [characters=240]
+usage: python -m data_prep.inspect output=DIR [documents=3] [characters=240] [html=FILE]
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from pathlib import Path
 from conf import compose, typed
 from conf.command import run
 from data_prep.counts import counts_of
+from data_prep.page import page
+from data_prep.publish import publish
 from data_prep.shards import Index, Split, read_index
 from data_prep.survey import Survey, survey
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import load_tokenizer
 
 _BAR = 40
 
@@ -23,6 +25,7 @@ class InspectConfig:
     output: str
     documents: int
     characters: int
+    html: str | None
 
 
 def main(overrides: list[str]) -> None:
@@ -31,10 +34,18 @@ def main(overrides: list[str]) -> None:
     index = read_index(Path(config.output))
     tokenizer = load_tokenizer()
     print("\n".join(_head(index)))
-    for name, split in index.splits.items():
-        if split.shards:
-            found = survey(index, split, config.documents)
-            print("\n".join(_split_report(name, split, found, tokenizer, config.characters)))
+    surveys = {
+        name: survey(index, split, config.documents) for name, split in index.splits.items() if split.shards
+    }
+    samples = {
+        name: [tokenizer.decode(tokens) for tokens in found.samples] for name, found in surveys.items()
+    }
+    for name, found in surveys.items():
+        print("\n".join(_split_report(name, index.splits[name], found, samples[name], config.characters)))
+    if config.html is not None:
+        path = Path(config.html).expanduser()
+        publish(path, page(index, surveys, samples).encode())
+        print(f"\n{path}")
 
 
 def _head(index: Index) -> list[str]:
@@ -50,7 +61,7 @@ def _head(index: Index) -> list[str]:
     ]
 
 
-def _split_report(name: str, split: Split, found: Survey, tokenizer: Tokenizer, characters: int) -> list[str]:
+def _split_report(name: str, split: Split, found: Survey, samples: list[str], characters: int) -> list[str]:
     """Return the lines about one split."""
     lines = [
         "",
@@ -62,9 +73,7 @@ def _split_report(name: str, split: Split, found: Survey, tokenizer: Tokenizer, 
     for power in range(filled[0], filled[-1] + 1) if len(filled) else ():
         count = int(found.lengths[power])
         lines.append(f"  {2**power:>11,} …  {'█' * round(_BAR * count / largest):{_BAR}} {count:,}")
-    for tokens in found.samples:
-        lines.append(f"  | {_one_line(tokenizer.decode(tokens), characters)}")
-    return lines
+    return lines + [f"  | {_one_line(text, characters)}" for text in samples]
 
 
 def _one_line(text: str, characters: int) -> str:

@@ -1,5 +1,8 @@
+import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from corpora import as_jsonl, documents
@@ -34,3 +37,30 @@ def test_no_control_character_of_the_corpus_reaches_the_terminal(
     report = capsys.readouterr().out
     assert "text" in report
     assert not set(report) & set("\x1b\x07\x9b\u202e")
+
+
+def test_the_page_is_one_file_that_shows_text_as_text(make: Make, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("<script>alert(1)</script> & more " * 500)
+    output = make([tmp_path / "a.txt"], kind="text")
+    path = tmp_path / "page.html"
+    inspect.main([f"output={output}", f"html={path}"])
+    page = path.read_text()
+    index = read_index(output)
+    assert index.fingerprint in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+    assert not re.search(r"(src|href|url|@import)\s*[=(]", page)
+    labels = re.findall(r">([^<]*)</text>", page)
+    for shard in index.splits["train"].shards:
+        assert (shard.name, f"{shard.tokens:,}") in itertools.pairwise(labels)
+
+
+def test_every_chart_of_the_page_is_well_formed(make: Make, tmp_path: Path):
+    output = make([as_jsonl(tmp_path / "a.jsonl", documents(50))])
+    inspect.main([f"output={output}", f"html={tmp_path}/page.html"])
+    charts = re.findall(r"<svg.*?</svg>", (tmp_path / "page.html").read_text())
+    assert len(charts) == 5
+    for chart in charts:
+        widths = [float(bar.attrib["width"]) for bar in ElementTree.fromstring(chart).iter("rect")]
+        assert max(widths) == 420.0
+        assert min(widths) >= 0
