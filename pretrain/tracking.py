@@ -134,7 +134,7 @@ class _WandbThread(threading.Thread):
             run = self._opened_run()
             while (call := self._calls.get()) is not None:
                 call(run)
-            run.finish(exit_code=self._exit_code)
+            self._close(run)
         except ImportError as error:
             self._say(f"W&B is off: {error}; pip install wandb, or set tracking=disabled")
         except Exception as error:  # whatever it is, it must not reach training
@@ -142,6 +142,13 @@ class _WandbThread(threading.Thread):
         finally:  # finish() alone may return before the file is complete
             with contextlib.suppress(Exception):
                 sys.modules["wandb"].teardown()
+
+    def _close(self, run: Any) -> None:
+        directory = Path(run.dir).parent
+        try:
+            run.finish(exit_code=self._exit_code)
+        except Exception as error:
+            self._say(f"W&B lacks some rows ({_first_line(error)}); send them with `wandb sync {directory}`")
 
     def _put(self, call: Callable[[Any], None]) -> None:
         if not self.is_alive():
@@ -188,6 +195,7 @@ class _WandbThread(threading.Thread):
                 init_timeout=config.init_timeout_seconds,
                 finish_timeout=max(config.finish_timeout_seconds - _MARGIN_SECONDS, 1.0),
                 x_transaction_log_flush_interval=_FLUSH_SECONDS,
+                finish_timeout_raises=True,
                 console="off",
                 silent=True,
                 save_code=False,

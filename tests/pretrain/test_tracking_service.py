@@ -112,6 +112,7 @@ def test_training_does_not_notice_that_in_the_middle_the_service(fault: str, tmp
     assert told["slowest_ms"] < SLOWEST_CALL_MS
     assert told["finish_seconds"] < LONGEST_EXIT_SECONDS
     assert "Traceback" not in says
+    assert "send them with `wandb sync" in says
     (found,) = offline_files(tmp_path / "run")
     assert [row["step"] for row in found.history] == list(range(1, 301))  # for a later `wandb sync`
 
