@@ -60,6 +60,8 @@ def train(run: Run, config: LoopConfig) -> Exit:
     if run.progress.step >= last:
         run.console.say(f"all {last} steps are done; nothing to do")
         return Exit.OK
+    if run.progress.step == 0:
+        _validate(run)  # what the random weights know: ln V, or something is wrong
     run.meter.resume()
     while run.progress.step < last:
         _step(run, config)
