@@ -159,10 +159,10 @@ def built(run_dir: Opened, world: World, console: Console, tracker: Tracker) -> 
 def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     """Do on rank 0 all that can refuse the run, before any work; return the facts as JSON."""
     raw = frozen.settled(overrides)
-    # Absolute, because the next attempt or an evaluation may start in another directory.
-    raw.data.index = str(Path(raw.data.index).expanduser().resolve())
     config = typed(TrainConfig, raw)
     index = _index(config)
+    # Absolute, because the next attempt or an evaluation may start in another directory.
+    raw.data.index = str(index.directory.resolve() / "index.json")
     _plan(config, ranks)
     training_order(index, config.data, batch_sequences=_plan(config, 1).sequences, seed=config.seed)
     run_dir = Path(config.run_dir)
