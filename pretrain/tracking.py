@@ -166,7 +166,6 @@ class _WandbThread(threading.Thread):
         import wandb  # noqa: PLC0415  (absent, or 1 s to import, where nobody asked for it)
 
         wandb.setup(wandb.Settings(silent=True))  # what matters is said below, in one line
-        _check_writable(self._run_dir / "wandb")
         if self._config.wandb == "auto":
             try:
                 return self._initialised(wandb, "online")
@@ -224,14 +223,6 @@ def _run_id(run_dir: Path) -> str:
         return known
     path.write_text(f"{secrets.token_hex(4)}\n")
     return path.read_text().strip()
-
-
-def _check_writable(directory: Path) -> None:
-    """Raise OSError if nothing can be written there: wandb would silently write to the node's /tmp."""
-    directory.mkdir(parents=True, exist_ok=True)
-    probe = directory / ".writable"
-    probe.touch()
-    probe.unlink()
 
 
 def _first_line(error: Exception) -> str:

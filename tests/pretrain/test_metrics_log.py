@@ -58,12 +58,13 @@ def test_a_later_attempt_replaces_all_rows_from_its_first_step_on(tmp_path: Path
     assert list(run.column("attempt")) == [0] * 5 + [1] * 5 + [2] * 2
 
 
-def test_a_later_attempt_forgets_columns_it_does_not_log_again(tmp_path: Path):
+@pytest.mark.parametrize("resumed_at", [1, 3, 4])
+def test_a_later_attempt_forgets_columns_it_does_not_log_again(resumed_at: int, tmp_path: Path):
     write_rows(tmp_path, range(1, 5), **{"val/loss": 1.0})
-    write_rows(tmp_path, range(3, 6), attempt=1)
+    write_rows(tmp_path, range(resumed_at, 6), attempt=1)
     values = list(read_run(tmp_path).column("val/loss"))
-    assert values[:2] == [1.0, 1.0]
-    assert all(map(math.isnan, values[2:]))
+    assert values[: resumed_at - 1] == [1.0] * (resumed_at - 1)
+    assert [math.isnan(value) for value in values[resumed_at - 1 :]] == [True] * (6 - resumed_at)
 
 
 def test_not_a_number_is_valid_json_and_a_gap_for_the_reader(tmp_path: Path):

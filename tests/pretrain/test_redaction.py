@@ -17,7 +17,8 @@ def test_a_secret_name_loses_its_text(name: str):
 
 @pytest.mark.parametrize(
     "setting",
-    [{"tokens_per_step": 524288}, {"tokenizer": {"name": "gpt2", "sha256": "1ce1"}}, {"text_key": "text"},
+    [{"tokens_per_step": 524288}, {"tokenizer": "gpt2"},
+        {"tokenizer": {"name": "gpt2", "sha256": "1ce1"}}, {"text_key": "text"},
      {"token_budget": 1e10}, {"author": "karpathy"}, {"lr": 6e-4, "tags": ["a"], "none": None, "on": True}],
 )  # fmt: skip
 def test_a_public_setting_stays_as_it_is(setting: dict[str, object]):

@@ -21,6 +21,13 @@ def test_a_jump_is_a_spike_once_enough_is_known():
     assert history.z_score(3.5) > SPIKE_Z
 
 
+def test_a_few_values_measure_nothing():
+    history = LossHistory([2.0, 2.1] * 15)
+    assert history.z_score(9.0) == 0
+    assert history.z_score(9.0) == 0
+    assert history.z_score(99.0) > SPIKE_Z
+
+
 def test_the_score_is_the_distance_in_standard_deviations():
     history = LossHistory([1.0, 3.0] * 64)
     assert history.z_score(7.0) == 5.0
