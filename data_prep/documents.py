@@ -1,8 +1,9 @@
 """What a document is: a text file, a line of JSONL, an item of a JSON array, or a row of Parquet."""
 
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -56,8 +57,10 @@ def read_documents(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[D
         yield from _json_lines(piece, corpus, limit)
     elif corpus.kind == "json":
         yield from _json_array(piece, corpus)
-    else:
+    elif corpus.document_start is None:
         yield from _parquet_rows(piece, corpus)
+    else:
+        yield from _joined(_parquet_rows(piece, corpus), re.compile(corpus.document_start))
 
 
 def parquet_groups(path: str, text_key: str) -> list[int]:
@@ -201,6 +204,20 @@ def _parquet_rows(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Dro
                     yield Drop.EMPTY if value is None else _decoded(value, corpus.errors, piece.path)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{piece.path} cannot be read as Parquet: {error}") from error
+
+
+def _joined(rows: Iterable[Document | Drop], start: re.Pattern[str]) -> Iterator[Document | Drop]:
+    """Yield documents made of a row that matches `start` and the rows up to the next such row."""
+    texts: list[str] = []
+    for row in rows:
+        if isinstance(row, Drop):
+            continue
+        if start.match(row.text) and any(texts):
+            yield Document("".join(texts), "".join(texts).encode())
+            texts = []
+        texts.append(row.text)
+    if any(texts):
+        yield Document("".join(texts), "".join(texts).encode())
 
 
 def _decoded(content: bytes, errors: str, path: str, start: int = 0) -> Document | Drop:

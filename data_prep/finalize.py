@@ -1,9 +1,10 @@
 """Turn spill files into shuffled, deduplicated shards and their index (reduce).
 
-usage: python -m data_prep.finalize output=DIR [task_index=i task_count=n] [keep_spill=true]
+usage: python -m data_prep.finalize output=DIR [task_index=i task_count=n] [keep_spill=true] [put=URL]
 
 Refuses while units of data_prep.prepare are missing. With several tasks, each makes its share of the
 shards and the last to end writes index.json. A run that was killed is started again with the same command.
+put=s3://… (or gs://…, any URL of fsspec) copies the finished data set there, its index last.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from data_prep.packing import DTYPE
 from data_prep.plan import Plan, read_plan, spill_folder
 from data_prep.progress import Progress
 from data_prep.publish import publish
+from data_prep.remote import put
 from data_prep.shards import FORMAT, INDEX, SPLITS, Index, read_index, shard_record
 from data_prep.shuffle import BucketResult, bucket_result, reduce_bucket
 from data_prep.space import require_space
@@ -42,6 +44,7 @@ class FinalizeConfig:
     task_index: int
     task_count: int
     keep_spill: bool
+    put: str | None
 
     def __post_init__(self):
         if not 0 <= self.task_index < self.task_count:
@@ -72,9 +75,15 @@ def main(overrides: list[str]) -> None:
             return
         with lease(spill_folder(output) / "index.lock", f"the index of {output}"):
             publish(output / INDEX, index_content(plan, markers, [r for r in results if r], rule))
+    index = read_index(output)
+    if config.put is not None:
+        shards = [output / shard.name for split in index.splits.values() for shard in split.shards]
+        put([*shards, output / INDEX], config.put)
     if not config.keep_spill:
         shutil.rmtree(spill_folder(output), ignore_errors=True)
-    _report(read_index(output))
+    _report(index)
+    if config.put is not None:
+        print(f"finalize: {config.put} holds the shards and, written last, {INDEX}")
 
 
 def validation_rule(plan: Plan, output: Path, markers: list[Marker]) -> tuple[str, int | None]:

@@ -58,7 +58,7 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON writes them, without the files' places."""
         record = asdict(self)
-        for place in ("paths", "suffixes"):
+        for place in ("paths", "suffixes", "expected_documents"):
             del record["corpus"][place]
         return record
 
@@ -172,7 +172,7 @@ def _pieces(known: Input, corpus: CorpusConfig, unit_bytes: int) -> list[tuple[i
     packed = compression_of(known.path) is not None
     if corpus.kind == "parquet":
         groups = parquet_groups(known.path, corpus.text_key)
-        if packed:  # unpacked anew for each piece that is read of it
+        if packed or corpus.document_start is not None:  # unpacked, or joined, as a whole
             return [(0, len(groups), sum(groups))]
         return [(group, group + 1, size) for group, size in enumerate(groups)]
     if corpus.kind == "jsonl" and not packed:

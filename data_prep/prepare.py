@@ -5,7 +5,11 @@ usage: python -m data_prep.prepare corpus=KIND corpus.paths=[FILE,FOLDER,GLOB,â€
   corpus=text      each file is a document (.txt .text .md .rst in folders)
   corpus=jsonl     each line is a document; corpus.text_key=text names the key
   corpus=parquet   each row is a document; corpus.text_key=text names the column
+  corpus=json      each item of an array is a document
   corpus=stdlib    the running interpreter's own library; needs no paths
+  corpus=openwebtext | fineweb_10bt | fineweb_edu_10bt | wikitext103 | tinystories: from the hub hf://
+
+  Paths may be URLs (s3:// gs:// https:// hf://datasets/â€¦); files may end in .gz .zst .xz .bz2.
 
   task_index=i task_count=n     do every n-th unit of work; run all n tasks, in any order, on any machines
                                 (in a SLURM array, --array=0-N, these are set already)
@@ -140,6 +144,9 @@ def _report(config: PrepareConfig, plan: Plan, output: Path, counts: Counts, sec
     whole = total(marker.counts for marker in markers if marker)
     if not whole.kept:
         raise DatasetError(f"no document is left: {whole.summary()}; check corpus.paths and filters")
+    expected = config.corpus.expected_documents
+    if expected not in {None, whole.read}:
+        print(f"prepare: note: the corpus is known to hold {expected:,} documents, {whole.read:,} were read")
     print(f"prepare: all {len(markers)} units are done; next: python -m data_prep.finalize output={output}")
 
 

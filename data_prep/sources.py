@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conf.exits import ConfigError, DatasetError
-from data_prep.streams import compression_of
+from data_prep.remote import is_remote, list_remote, size_and_version
+from data_prep.streams import COMPRESSIONS, compression_of
 
 KINDS = ("text", "jsonl", "json", "parquet")
 ERRORS = ("strict", "replace", "drop")
@@ -26,9 +27,9 @@ class CorpusConfig:
     paths: list[str]  # files, folders (walked for `suffixes`) and globs
     suffixes: list[str] = field(default_factory=list)
     text_key: str = "text"  # the JSON key or the Parquet column that holds the text
-    errors: str = (
-        "strict"  # text that is not UTF-8: refuse the corpus, replace by U+FFFD, or drop the document
-    )
+    document_start: str | None = None  # Parquet whose rows are lines: a row that matches begins a document
+    expected_documents: int | None = None  # what the corpus is known to hold; another number is reported
+    errors: str = "strict"  # text that is not UTF-8: refuse it, replace by U+FFFD, or drop the document
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -45,7 +46,7 @@ class Input:
 
     path: str
     bytes: int
-    version: str  # changes when the file does: the time of modification
+    version: str  # changes when the file does: the time of modification, or the store's own tag
 
 
 def list_inputs(corpus: CorpusConfig) -> list[Input]:
@@ -74,6 +75,8 @@ def _expanded(named: str, suffixes: list[str]) -> list[str]:
     """Return the absolute paths of the files that one entry of corpus.paths stands for."""
     if named == STANDARD_LIBRARY:
         return list(_walk(sysconfig.get_path("stdlib"), suffixes))
+    if is_remote(named):
+        return _remote(named, suffixes)
     path = Path(os.path.abspath(Path(named).expanduser()))  # noqa: PTH100  resolve() would follow links
     if path.is_dir():
         found = list(_walk(str(path), suffixes))
@@ -90,6 +93,14 @@ def _expanded(named: str, suffixes: list[str]) -> list[str]:
     found = [file for match in matches for file in _files(match, suffixes)]
     if not found:
         raise DatasetError(f"{named} matches no file")
+    return found
+
+
+def _remote(named: str, suffixes: list[str]) -> list[str]:
+    packed = (suffix + ending for suffix in suffixes for ending in COMPRESSIONS)
+    found = list_remote(named, (*suffixes, *packed))
+    if not found:
+        raise DatasetError(f"{named} does not exist, or holds no file ending in {' '.join(suffixes)}")
     return found
 
 
@@ -115,5 +126,7 @@ def _stem(name: str) -> str:
 
 
 def _input(path: str) -> Input:
+    if is_remote(path):
+        return Input(path, *size_and_version(path))
     status = Path(path).stat()
     return Input(path, status.st_size, str(status.st_mtime_ns))

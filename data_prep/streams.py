@@ -15,17 +15,13 @@ from typing import BinaryIO, Protocol, cast
 
 import pyarrow as pa
 
-from conf.exits import ConfigError, DatasetError
+from conf.exits import DatasetError
+from data_prep.remote import is_remote, open_remote
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
 # No text is packed tighter; deflate itself ends at 1032. A bomb is refused before it costs time.
 _LARGEST_RATIO = 1000
 _READ_BYTES = 1 << 18
-
-
-def is_remote(path: str) -> bool:
-    """Return whether a path is a URL that fsspec opens."""
-    return "://" in path
 
 
 def compression_of(path: str) -> str | None:
@@ -36,7 +32,7 @@ def compression_of(path: str) -> str | None:
 def open_stored(path: str) -> BinaryIO:
     """Return a file's bytes as they are stored, seekable."""
     if is_remote(path):
-        return cast(BinaryIO, filesystem(path).open(path, "rb"))
+        return open_remote(path)
     return Path(path).open("rb")
 
 
@@ -61,17 +57,6 @@ def open_seekable(path: str) -> BinaryIO:
             unpacked.write(part)
     unpacked.seek(0)
     return cast(BinaryIO, unpacked)
-
-
-def filesystem(path: str):
-    """Return the fsspec file system of a URL; raise ConfigError if what it needs is not installed."""
-    try:
-        import fsspec  # noqa: PLC0415  an optional extra: local corpora need no remote library
-
-        return fsspec.url_to_fs(path)[0]
-    except (ImportError, ValueError) as error:
-        scheme = path.partition("://")[0]
-        raise ConfigError(f"cannot open {scheme}:// paths: {error}; install the library for it") from None
 
 
 class _Decompressor(Protocol):

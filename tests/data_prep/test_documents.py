@@ -8,6 +8,7 @@ from corpora import as_jsonl, documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conf import compose
 from conf.exits import DatasetError
 from data_prep.counts import Drop
 from data_prep.documents import Document, Piece, parquet_groups, read_documents
@@ -144,3 +145,11 @@ def test_a_damaged_parquet_file_is_never_a_traceback(tmp_path: Path):
         except DatasetError:
             refused += 1
     assert refused > len(whole) // 97 / 2  # the rest lies where no checksum reaches; corpus.checksum does
+
+
+def test_rows_that_are_lines_are_joined_to_documents(tmp_path: Path):
+    rows = ["", " = One = \n", " text \n", "", " = = Part = = \n", " more \n", " = Two = \n", " end \n"]
+    pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", row_group_size=3)
+    start = compose("prepare", ["corpus=wikitext103", "output=x"]).corpus.document_start
+    found = read(tmp_path / "a.parquet", "parquet", 0, 3, document_start=start)
+    assert found == [" = One = \n text \n = = Part = = \n more \n", " = Two = \n end \n"]

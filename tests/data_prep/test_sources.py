@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from conf import DIRECTORY, compose, typed
 from conf.exits import ConfigError, DatasetError
+from data_prep.remote import is_remote
 from data_prep.sources import CorpusConfig, check_unchanged, list_inputs
 
 
@@ -63,3 +65,37 @@ def test_the_standard_library_is_found_without_its_site_packages():
 def test_a_corpus_that_cannot_be_is_refused(wrong: dict):
     with pytest.raises(ConfigError, match=f"corpus.{next(iter(wrong))}"):
         CorpusConfig(**{"kind": "text", "paths": ["a"], **wrong})
+
+
+PRESETS = sorted(path.stem for path in (DIRECTORY / "corpus").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_corpus(preset: str):
+    written = (DIRECTORY / f"corpus/{preset}.yaml").read_text()
+    paths = ["corpus.paths=[x]"] if "paths: ???" in written else []
+    corpus = typed(CorpusConfig, compose("prepare", [f"corpus={preset}", "output=x", *paths]).corpus)
+    assert all(suffix.startswith(".") for suffix in corpus.suffixes)
+    if is_remote(corpus.paths[0]):
+        assert corpus.kind == "parquet"
+        assert f"{corpus.expected_documents or 1_801_350:,} " in written
+
+
+def test_the_hub_is_asked_for_what_a_preset_names(monkeypatch: pytest.MonkeyPatch):
+    from huggingface_hub import HfFileSystem
+
+    name = "datasets/roneneldan/TinyStories/data/train-00000-of-00004.parquet"
+    asked = []
+
+    def info(self: HfFileSystem, path: str, **options: object) -> dict[str, object]:
+        assert path.removeprefix("hf://") == name
+        return {"size": 10, "blob_id": "abc"}
+
+    monkeypatch.setattr(
+        HfFileSystem, "glob", lambda self, pattern, **options: asked.append(pattern) or [name]
+    )
+    monkeypatch.setattr(HfFileSystem, "info", info)
+    corpus = typed(CorpusConfig, compose("prepare", ["corpus=tinystories", "output=x"]).corpus)
+    (found,) = list_inputs(corpus)
+    assert asked == ["hf://datasets/roneneldan/TinyStories/data/train-*.parquet"]
+    assert (found.path, found.bytes, found.version) == (f"hf://{name}", 10, "abc")

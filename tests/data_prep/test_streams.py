@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from conf.exits import ConfigError, DatasetError
-from data_prep.streams import compression_of, filesystem, open_content, open_seekable
+from conf.exits import DatasetError
+from data_prep.streams import compression_of, open_content, open_seekable
 
 
 def zstd(content: bytes) -> bytes:
@@ -130,8 +130,3 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(ending: str, tmp_path: Pat
 def test_the_name_says_how_a_file_is_compressed():
     names = ["a.txt", "a.txt.GZ", "a.jsonl.zst", "s3://bucket/a.parquet.xz", "a.bz2", "gz"]
     assert [compression_of(name) for name in names] == [None, "gzip", "zstd", "xz", "bz2", None]
-
-
-def test_a_scheme_that_nothing_opens_is_a_mistake_of_the_user():
-    with pytest.raises(ConfigError, match="nosuch://"):
-        filesystem("nosuch://bucket/file")
