@@ -25,13 +25,13 @@ from pretrain.manifest import (
     temporary_name,
 )
 from pretrain.recovery import (
-    DELETED,
     SUPERSEDED,
+    TEMPORARY,
     check_files,
     checkpoints,
     highest_fence,
     newest_valid,
-    superseded_name,
+    remove_leftovers,
     verify,
 )
 from pretrain.retention import prune, save_due
@@ -62,12 +62,7 @@ def begin(root: Path, step: int, nonce: str) -> Path:
     root, name = Path(root), temporary_name(step, nonce)
     durable.make_root(root)
     with durable.opened_directory(root) as directory:
-        present = durable.entries(directory)
-        for leftover in present:
-            if leftover.startswith((".tmp-", DELETED)) or superseded_name(leftover) in present:
-                # On NFS a file that somebody still reads cannot go; the next save tries again.
-                with suppress(OSError):
-                    durable.remove_tree(leftover, within=directory)
+        remove_leftovers(directory)
         durable.make_directory(name, within=directory)
         fault_point("begin.made")
     return root / name
@@ -130,8 +125,11 @@ def commit(
 
 def abandon(root: Path, temporary: Path) -> None:
     """Remove a save that will not be committed; do nothing if it is gone or has been committed."""
+    name = Path(temporary).name
+    if not name.startswith(TEMPORARY):
+        raise RefusedError(f"{temporary} is not what begin made; only an uncommitted save can be abandoned")
     with durable.opened_directory(Path(root)) as directory:
-        durable.remove_tree(Path(temporary).name, within=directory)
+        durable.remove_tree(name, within=directory)
 
 
 def _set_aside(final: str, nonce: str, parent: int) -> str | None:

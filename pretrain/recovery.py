@@ -25,7 +25,7 @@ from pretrain.manifest import (
     step_of,
 )
 
-BAD, DELETED, SUPERSEDED = ".bad-", ".del-", ".old-"
+BAD, DELETED, SUPERSEDED, TEMPORARY = ".bad-", ".del-", ".old-", ".tmp-"
 
 # The storage did not answer: the bytes may be good at the next start, so nothing is moved aside.
 _UNREADABLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
@@ -128,7 +128,7 @@ def newest_valid(
     """
     root = Path(root)
     if repair:
-        _restore_superseded(root)
+        _settle(root)
     reasons: list[str] = []
     for candidate in candidates(root):
         try:
@@ -150,7 +150,17 @@ def newest_valid(
     return None
 
 
-def superseded_name(name: str) -> str | None:
+def remove_leftovers(directory: int) -> None:
+    """Delete what dead saves and prunes left in `directory`; the caller holds the lease."""
+    present = durable.entries(directory)
+    for name in present:
+        if name.startswith((TEMPORARY, DELETED)) or _superseded_name(name) in present:
+            # On NFS a file that somebody still reads cannot go; the next save tries again.
+            with suppress(OSError):
+                durable.remove_tree(name, within=directory)
+
+
+def _superseded_name(name: str) -> str | None:
     """Return the checkpoint name that a set-aside directory had before, or None if it is not one."""
     found = re.fullmatch(rf"{re.escape(SUPERSEDED)}(step-\d+)-[^/]+", name)
     return found[1] if found else None
@@ -208,15 +218,16 @@ def _quarantine(root: Path, name: str, reason: str) -> None:
         durable.replace_file(f"{bad}.reason.txt", f"{reason}\n".encode(), within=directory, nonce="reason")
 
 
-def _restore_superseded(root: Path) -> None:
-    """Finish or undo a commit that died while it replaced a checkpoint of the same step."""
+def _settle(root: Path) -> None:
+    """Finish or undo what a dead process left half done."""
     with suppress(FileNotFoundError), durable.opened_directory(root) as directory:
         present = durable.entries(directory)
         for old in present:
-            name = superseded_name(old)
-            if name is not None and name not in present:
+            name = _superseded_name(old)
+            if name is not None and name not in present:  # it died before the new one took the name
                 durable.rename(old, name, within=directory)
                 durable.sync(directory)
+        remove_leftovers(directory)
 
 
 def _has_trained(root: Path) -> bool:

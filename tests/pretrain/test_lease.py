@@ -13,8 +13,11 @@ from pretrain import lease
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
-import sys
+import sys, types
 from pathlib import Path
+sys.path.insert(0, ".")
+sys.modules["conf"] = types.ModuleType("conf")  # the exit codes alone: fifty start at once
+sys.modules["conf"].__path__ = ["conf"]
 from conf.exits import UserError
 from pretrain import lease
 try:
@@ -29,7 +32,7 @@ sys.stdin.read()
 
 def start(run_dir, **environment):
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, run_dir],
+        [sys.executable, "-I", "-S", "-c", HOLD, run_dir],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdin=subprocess.PIPE,
@@ -81,7 +84,7 @@ def test_a_killed_holder_is_succeeded_even_if_a_child_it_forked_lives_on(tmp_pat
         "print(child, flush=True); signal.pause()",
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    first = subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=ROOT, **pipes)
+    first = subprocess.Popen([sys.executable, "-I", "-S", "-c", script, tmp_path], cwd=ROOT, **pipes)
     assert fence_of(first) == 1
     child = int(first.stdout.readline())
     first.kill()
@@ -182,7 +185,7 @@ def test_a_planted_link_is_not_followed(tmp_path, name):
 
 
 def test_of_simultaneous_starts_exactly_one_wins(tmp_path):
-    started = [start(tmp_path) for _ in range(4)]
+    started = [start(tmp_path) for _ in range(50)]
     outcomes = []
     for process in started:
         line = process.stdout.readline()

@@ -1,0 +1,73 @@
+import pytest
+from faults import cases, scratch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conf.exits import ConfigError
+from pretrain import commit
+from pretrain.retention import is_permanent
+
+steps = st.lists(st.integers(1, 30), min_size=1, max_size=9, unique=True).map(sorted)
+
+
+def directory_with(root, saved, damaged):
+    for step in saved:
+        path = cases.save(root, step).path
+        if step in damaged:
+            (path / "rank0.bin").write_bytes(b"rot")
+
+
+def left(root):
+    return [int(path.name[5:]) for path in commit.checkpoints(root)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(saved=steps, keep_last=st.integers(2, 4), every=st.none() | st.integers(1, 7), data=st.data())
+def test_prune_keeps_the_newest_whole_ones_and_the_permanent_ones(saved, keep_last, every, data):
+    damaged = data.draw(st.sets(st.sampled_from(saved)))
+    with scratch.directory() as base:
+        root = base / "root"
+        directory_with(root, saved, damaged)
+        gone = commit.prune(root, keep_last=keep_last, keep_every_steps=every)
+        kept = left(root)
+        assert sorted(kept + [int(path.name[5:]) for path in gone]) == saved
+        whole = [step for step in reversed(saved) if step not in damaged]
+        assert set(whole[:keep_last]) <= set(kept)
+        assert {step for step in saved if is_permanent(step, every)} <= set(kept)
+        if len(whole) >= keep_last:  # and nothing else stays
+            oldest = whole[keep_last - 1]
+            assert all(step >= oldest or is_permanent(step, every) for step in kept)
+        else:
+            assert kept == list(reversed(saved))
+        assert commit.prune(root, keep_last=keep_last, keep_every_steps=every) == []
+        if whole:
+            assert getattr(commit.newest_valid(root), "step", None) == whole[0]
+
+
+def test_prune_refuses_to_leave_a_single_checkpoint(tmp_path):
+    for options in ({"keep_last": 1}, {"keep_every_steps": 0}):
+        with pytest.raises(ConfigError, match="use"):
+            commit.prune(tmp_path, **options)
+
+
+def test_prune_reads_each_checkpoint_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    from pretrain import retention
+
+    read = []
+    verify = retention.verify
+    monkeypatch.setattr(retention, "verify", lambda path: read.append(path.name) or verify(path))
+    for step in (1, 2):
+        cases.save(tmp_path, step)
+        commit.prune(tmp_path)
+    assert sorted(read) == ["step-00000001", "step-00000002"]
+    (tmp_path / "step-00000001" / "rank0.bin").touch()
+    commit.prune(tmp_path)
+    assert sorted(read) == ["step-00000001", "step-00000001", "step-00000002"]
+
+
+def test_a_temporary_checkpoint_is_due_by_the_clock_and_a_permanent_one_by_the_step():
+    assert commit.save_due(7, 300.0, every_seconds=300, every_steps=None)
+    assert not commit.save_due(7, 299.9, every_seconds=300, every_steps=1000)
+    assert commit.save_due(2000, 0.0, every_seconds=300, every_steps=1000)
+    assert not commit.save_due(0, 0.0, every_seconds=300, every_steps=1000)
+    assert not commit.save_due(7, 1e9, every_seconds=None, every_steps=None)
