@@ -101,16 +101,7 @@ def built(run_dir: Opened, world: World, console: Console, tracker: Tracker) -> 
     model = GPT(config.model)
     initialise(model, config.seed)
     parameters = parameter_count(model)
-    engine = Engine(
-        model,
-        optim=config.optim,
-        zero=config.zero,
-        precision=config.precision,
-        plan=plan,
-        world=world,
-        seed=config.seed,
-        compiled=config.compile,
-    )
+    engine = _engine(model, config, plan, world)
     checkpoints = Checkpoints(
         Path(config.run_dir),
         world=world,
@@ -120,18 +111,7 @@ def built(run_dir: Opened, world: World, console: Console, tracker: Tracker) -> 
     )
     found = checkpoints.load(engine, console.say)
     progress = found or Progress(began_at=run_dir.identity.began_at)
-    sequences, order = training_order(
-        run_dir.index, config.data, batch_sequences=plan.sequences, seed=config.seed
-    )
-    batches = Batches(
-        sequences,
-        order,
-        plan=plan,
-        rank=world.rank,
-        first_step=progress.step,
-        prefetch=config.data.prefetch_batches,
-        device=world.device,
-    )
+    batches = _batches(run_dir, world, progress.step)
     run = Run(
         world=world,
         plan=plan,
@@ -204,6 +184,35 @@ def _index(config: TrainConfig) -> Index:
             f"{config.model.vocabulary}, use {index.end_of_text + 1} or more"
         )
     return index
+
+
+def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> Engine:
+    return Engine(
+        model,
+        optim=config.optim,
+        zero=config.zero,
+        precision=config.precision,
+        plan=plan,
+        world=world,
+        seed=config.seed,
+        compiled=config.compile,
+    )
+
+
+def _batches(run_dir: Opened, world: World, first_step: int) -> Batches:
+    config, plan = run_dir.config, run_dir.plan
+    sequences, order = training_order(
+        run_dir.index, config.data, batch_sequences=plan.sequences, seed=config.seed
+    )
+    return Batches(
+        sequences,
+        order,
+        plan=plan,
+        rank=world.rank,
+        first_step=first_step,
+        prefetch=config.data.prefetch_batches,
+        device=world.device,
+    )
 
 
 def _validation(run_dir: Opened, console: Console) -> Validation | None:
