@@ -72,7 +72,7 @@ function attemptNames(runs, [from, to]) {
 }
 
 function layout(card, range, values) {
-  const log = state.log && values[0] > 0, at = log ? logTicks(...values) : ticks(...values, 5);
+  const log = card.log && values[0] > 0, at = log ? logTicks(...values) : ticks(...values, 5);
   const axis = { gridcolor: style("--grid"), zeroline: false, tickfont: { size: 11, color: style("--dim") }, fixedrange: false };
   const runs = shownRuns(), across = ticks(...range, 5);
   return {
@@ -87,7 +87,8 @@ function layout(card, range, values) {
 function draw(card) {
   const runs = shownRuns().filter((run) => run.curves[card.metric]), range = state.range ?? wholeRange(shownRuns(), state.axis);
   card.curves = runs.map((run) => ({ run, ...points(run, card.metric, state.axis) }));
-  const values = valueRange(card.curves, range, state.log, !state.range) ?? valueRange(card.curves, range, false, !state.range) ?? [0, 1];
+  card.log = state.log && !card.curves.some(({ y, low }) => (low ?? y).some((value) => value < 0));
+  const values = valueRange(card.curves, range, card.log, !state.range) ?? valueRange(card.curves, range, false, !state.range) ?? [0, 1];
   const first = !card.plot.classList.contains("js-plotly-plot");
   Plotly.react(card.plot, card.curves.flatMap((curve) => traces(curve, curve.run, card)), layout(card, range, values), { displayModeBar: false, doubleClick: false, showTips: false });
   if (first) {

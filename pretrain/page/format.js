@@ -56,13 +56,14 @@ function ticks(from, to, count) {
   return found;
 }
 
-// Powers of ten between two bounds, with 2 and 5 where there are few.
+// Round numbers for a logarithmic axis: as on a linear one over a narrow range, powers of ten over a wide one.
 function logTicks(from, to) {
-  const found = [], few = Math.log10(to / from) < 2.2;
+  if (to / from < 5) return ticks(from, to, 4);
+  const found = [], factors = to / from < 30 ? [1, 2, 3, 5] : to / from < 200 ? [1, 2, 5] : [1];
   for (let power = Math.floor(Math.log10(from)); power <= Math.ceil(Math.log10(to)); power++)
-    for (const factor of few ? [1, 2, 5] : [1]) {
+    for (const factor of factors) {
       const at = Number((factor * 10 ** power).toPrecision(3));
       if (at >= from * 0.999 && at <= to * 1.001) found.push(at);
     }
-  return found.length > 1 ? found : ticks(from, to, 4);
+  return found;
 }

@@ -4,7 +4,7 @@ const REFRESH_SECONDS = 5;
 const byId = (id) => document.getElementById(id);
 const state = { axis: "step", smoothing: 0.6, log: false, filter: "", range: null, hidden: new Set() };
 let data = JSON.parse(byId("data").textContent);
-const { live } = data;
+const { live } = data, places = new Map();
 
 const shownRuns = () => data.runs.filter((run) => !state.hidden.has(run.name));
 
@@ -69,7 +69,10 @@ function showDetails() {
 }
 
 function show() {
-  data.runs.forEach((run, index) => { run.index = index; });
+  for (const run of data.runs) { // a run keeps its colour when others appear before it
+    if (!places.has(run.name)) places.set(run.name, places.size);
+    run.index = places.get(run.name);
+  }
   byId("reset").hidden = state.range === null;
   for (const button of byId("axis").children) button.setAttribute("aria-pressed", String(button.dataset.axis === state.axis));
   showHead();

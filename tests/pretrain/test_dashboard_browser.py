@@ -88,6 +88,7 @@ def test_the_controls_change_what_is_drawn(browser: Browser, tmp_path: Path):
     assert 0.1 < browser.value("cards.get('train/loss').plot.data[0].x.at(-1)") < 0.2
     browser.value("document.getElementById('log').click()")
     assert browser.value("cards.get('train/loss').plot.layout.yaxis.type") == "log"
+    assert browser.value("cards.get('health/loss_z').plot.layout.yaxis.type") == "linear"  # it has a sign
     browser.value("document.querySelector('.chip').click()")
     assert browser.value("document.querySelectorAll('.tile').length") == 8
     browser.value(
