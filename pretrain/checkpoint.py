@@ -7,10 +7,12 @@ the step. There is no pickle.
 """
 
 import contextlib
+import errno
 import json
 import platform
 import secrets
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,17 +88,68 @@ class Checkpoints:
         self._lease = lease
         self._identity = identity
         self._config = config
+        self.failures = 0  # saves that the disk refused, since the last that counts
+        self._gathered = False
+        # One thread, so that a commit never overtakes the file that it is about.
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._save: _Save | None = None
+        self._counting: Future[None] | None = None
 
     def save(self, engine: Engine, progress: Progress) -> None:
-        """Save the state on all ranks, then let go of what is no longer needed.
+        """Save the state on all ranks, and return when it counts. Collective; raises as `settle` does."""
+        self.begin(engine, progress)
+        self.settle()
 
-        Raises the same OSError on every rank if any of them could not write; what was saved before
-        is untouched then.
+    def begin(self, engine: Engine, progress: Progress) -> None:
+        """Copy the state, and let a thread write the copy while training goes on. Collective.
+
+        An earlier save is settled first. Raises OSError, on every rank, if the directory cannot be made.
         """
+        self.settle()
         nonce = secrets.token_hex(8)
-        begun = Path(on_primary(self._world, lambda: str(commit.begin(self.root, progress.step, nonce))))
-        records = self._written(begun, engine)
-        on_primary(self._world, lambda: self._committed(begun, records, engine, progress))
+        directory = Path(on_primary(self._world, lambda: str(commit.begin(self.root, progress.step, nonce))))
+        tensors = {
+            f"{kind}/{fragment.name}@{fragment.start}": getattr(fragment, kind).to("cpu", copy=True)
+            for fragment in engine.fragments()
+            for kind in _KINDS
+            if len(fragment.weight)
+        }
+        facts = _facts(engine, progress)
+        writing = self._thread.submit(_write, directory, tensors, self._world)
+        self._save = _Save(directory, nonce, progress.step, facts, writing)
+
+    @property
+    def writing(self) -> bool:
+        """Say whether this rank's thread is still busy with its file."""
+        return self._save is not None and not self._save.writing.done()
+
+    def heard(self, anybody_writing: bool) -> None:
+        """Take in the ranks' answer to "is anybody still writing?"; if nobody is, let the state count.
+
+        Collective when it acts, and it acts on every rank at the same step. The answer is one step
+        old, so the first after a save began still speaks of the time before.
+        """
+        if self._save is None:
+            return
+        self._save.answers += 1
+        if self._save.answers > 1 and not anybody_writing:
+            self._gather()
+
+    def settle(self) -> None:
+        """Return when nothing is under way any more. Collective.
+
+        Raises the same OSError on every rank if any of them could not write; what was saved before is
+        untouched then.
+        """
+        if self._save is not None:
+            self._gather()
+        try:
+            on_primary(self._world, self._counted)
+        except OSError:
+            self.failures += 1
+            raise
+        if self._gathered:
+            self._gathered, self.failures = False, 0
 
     def load(self, engine: Engine, say: Callable[[str], None]) -> Progress | None:
         """Fill `engine` from the newest valid checkpoint; return None in a directory without any.
@@ -104,12 +157,11 @@ class Checkpoints:
         `say` hears of each damaged one that was passed over. Raises NoCheckpointError if there have
         been checkpoints and none is valid.
         """
-        found = on_primary(self._world, lambda: self._newest(say))
-        if not found:
+        found = json.loads(on_primary(self._world, lambda: self._newest(say)))
+        if found is None:
             return None
-        path = self.root / found
-        facts = json.loads(on_primary(self._world, lambda: json.dumps(dict(commit.verify(path).facts))))
-        with _Pieces(path) as pieces:
+        name, facts = found
+        with _Pieces(self.root / name) as pieces:
             for fragment in engine.wanted():
                 for kind in _KINDS:
                     pieces.fill(getattr(fragment, kind), kind, fragment.name, fragment.start)
@@ -125,51 +177,74 @@ class Checkpoints:
             dataset_fingerprint=self._identity["dataset_fingerprint"],
             on_rejected=lambda path, why: say(f"passed over {path.name}: {why}"),
         )
-        return found.path.name if found else ""
+        return json.dumps((found.path.name, dict(found.manifest.facts)) if found else None)
 
-    def _written(self, directory: Path, engine: Engine) -> list[FileRecord]:
-        """Write this rank's file; return all ranks' records on every rank."""
-        rank, size = self._world.rank, self._world.size
-        tensors = {
-            f"{kind}/{fragment.name}@{fragment.start}": getattr(fragment, kind).contiguous().cpu()
-            for fragment in engine.fragments()
-            for kind in _KINDS
-            if len(fragment.weight)
-        }
-        try:
-            data = safetensors.torch.save(tensors)
-            record = commit.write(directory, f"state-{rank:05d}-of-{size:05d}.safetensors", [data])
-            outcome: dict[str, Any] = asdict(record)
-        except OSError as error:
-            outcome = {"errno": error.errno, "text": f"rank {rank}: {error.strerror}"}
-        outcomes = [json.loads(text) for text in gather_texts(self._world, json.dumps(outcome))]
+    def _gather(self) -> None:
+        """Collect what every rank wrote, and let rank 0's thread make it count."""
+        assert self._save is not None
+        save, self._save = self._save, None
+        outcomes = [json.loads(text) for text in gather_texts(self._world, save.writing.result())]
         for failed in (each for each in outcomes if "errno" in each):
-            on_primary(self._world, lambda: str(commit.abandon(self.root, directory)))
-            raise OSError(failed["errno"], failed["text"], str(directory))
-        return [FileRecord(**each) for each in outcomes]
+            self.failures += 1
+            on_primary(self._world, lambda: str(commit.abandon(self.root, save.directory)))
+            raise OSError(failed["errno"], failed["text"], str(save.directory))
+        self._gathered = True
+        if self._world.primary:
+            records = tuple(FileRecord(**each) for each in outcomes)
+            self._counting = self._thread.submit(self._commit, save, records)
 
-    def _committed(
-        self, directory: Path, records: list[FileRecord], engine: Engine, progress: Progress
-    ) -> str:
+    def _counted(self) -> str:
+        """Return once the last commit has happened; raise what it raised. On rank 0."""
+        counting, self._counting = self._counting, None
+        if counting is not None:
+            counting.result()
+        return ""
+
+    def _commit(self, save: "_Save", records: tuple[FileRecord, ...]) -> None:
         assert self._lease is not None, "rank 0 holds the lease"
         manifest = Manifest(
-            step=progress.step,
+            step=save.step,
             world_size=self._world.size,
-            nonce=directory.name.rpartition("-")[2],
-            files=tuple(records),
-            facts={
-                "progress": asdict(progress),
-                "adam_steps": engine.adam_steps,
-                "zero_stage": engine.stage,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            nonce=save.nonce,
+            files=records,
+            facts=save.facts,
             fence=self._lease.fence,
             **self._identity,
         )
-        done = commit.commit(self.root, directory, manifest, guard=self._lease.check)
+        commit.commit(self.root, save.directory, manifest, guard=self._lease.check)
         commit.prune(self.root, keep_last=self._config.keep_last, keep_every_steps=self._config.keep_every)
-        return done.path.name
+
+
+@dataclass
+class _Save:
+    """A state on its way to the disk."""
+
+    directory: Path
+    nonce: str
+    step: int
+    facts: dict[str, Any]
+    writing: Future[str]  # of this rank's file: its record as JSON, or the error
+    answers: int = 0  # of the ranks, since it began
+
+
+def _facts(engine: Engine, progress: Progress) -> dict[str, Any]:
+    return {
+        "progress": asdict(progress),
+        "adam_steps": engine.adam_steps,
+        "zero_stage": engine.stage,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _write(directory: Path, tensors: dict[str, Tensor], world: World) -> str:
+    """Write one rank's file; return its record as JSON, or what the disk said."""
+    name = f"state-{world.rank:05d}-of-{world.size:05d}.safetensors"
+    try:
+        return json.dumps(asdict(commit.write(directory, name, [safetensors.torch.save(tensors)])))
+    except Exception as error:  # whatever it is, the other ranks must hear of it, or they wait for ever
+        number = error.errno if isinstance(error, OSError) else errno.EIO
+        return json.dumps({"errno": number, "text": f"rank {world.rank}: {error}"})
 
 
 class _Pieces:

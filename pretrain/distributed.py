@@ -20,8 +20,6 @@ from conf.exits import UserError
 # torch 2.13 announces the future of a function that DeepSpeed calls in every step.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
 
-_NO_STOP = 0
-
 
 @dataclass(frozen=True)
 class World:
@@ -134,31 +132,32 @@ def largest(world: World, *values: float) -> list[float]:
     return total.tolist()
 
 
-class StopVote:
-    """One question a step, "does any rank want to stop?", with the same answer on every rank.
+class Vote:
+    """A few questions a step, such as "does any rank want to stop?", with the same answers on every rank.
 
-    The vote travels while the next step computes, so a step never waits for it; the answer to
-    step k's question is read at step k + 1.
+    The vote travels while the next step computes, so a step never waits for it; the answers to step
+    k's questions are read at step k + 1.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, questions: int) -> None:
         self._world = world
+        self._answers = (0,) * questions
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
-    def cast(self, reason: int) -> int:
-        """Cast this step's vote, 0 for none; return the largest vote of the step before, 0 for none."""
-        answer = self.settle()
-        vote = torch.tensor([reason])
-        work = dist.all_reduce(vote, op=dist.ReduceOp.MAX, group=self._world.control, async_op=True)
+    def cast(self, *votes: int) -> tuple[int, ...]:
+        """Cast this step's votes, 0 for no; return the largest votes of the step before."""
+        answers = self.settle()
+        ballot = torch.tensor(votes)
+        work = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._world.control, async_op=True)
         assert work is not None
-        self._pending = (work, vote)
-        return answer
+        self._pending = (work, ballot)
+        return answers
 
-    def settle(self) -> int:
-        """Return the answer that is still under way; every rank must call this at the same place."""
+    def settle(self) -> tuple[int, ...]:
+        """Return the answers that are still under way; every rank must call this at the same place."""
         if self._pending is None:
-            return _NO_STOP
-        work, vote = self._pending
+            return self._answers
+        work, ballot = self._pending
         self._pending = None
         work.wait()
-        return int(vote)
+        return tuple(ballot.tolist())

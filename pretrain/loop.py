@@ -10,13 +10,16 @@ from pretrain.batch import BatchPlan
 from pretrain.checkpoint import CheckpointConfig, Checkpoints, Progress
 from pretrain.console import Console
 from pretrain.data import Batches
-from pretrain.distributed import StopVote, World, largest
+from pretrain.distributed import Vote, World, largest
 from pretrain.engine import Engine
 from pretrain.meter import Meter
 from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.stopping import StopRequest, Wish
 from pretrain.tracking import Tracker
 from pretrain.validation import Validation
+
+
+_MOST_FAILED_SAVES = 3  # in a row; each is tried again at the next interval
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Run:
 
 def train(run: Run, config: LoopConfig) -> Exit:
     """Train from where the run stands; return Exit.OK at the end, Exit.REQUEUE when asked to stop."""
-    vote = StopVote(run.world)
+    vote = Vote(run.world, questions=2)
     saved_at = time.monotonic()
     last = min(config.steps, config.stop_at or config.steps)
     if run.progress.step >= last:
@@ -66,7 +69,9 @@ def train(run: Run, config: LoopConfig) -> Exit:
     while run.progress.step < last:
         _step(run, config)
         step = run.progress.step
-        wish = vote.cast(_wish(run.stop, config.checkpoint, time.monotonic() - saved_at, run.world))
+        wanted = _wish(run.stop, config.checkpoint, time.monotonic() - saved_at, run.world)
+        wish, writing = vote.cast(wanted, run.checkpoints.writing)
+        _forgiving(run, lambda: run.checkpoints.heard(bool(writing)))
         if due(step, config.log_every, last):
             _aside(run, lambda: _report(run))
         if due(step, config.validate_every, config.steps):
@@ -77,6 +82,7 @@ def train(run: Run, config: LoopConfig) -> Exit:
         if wish == Wish.STOP:
             return _stopped(run)
     vote.settle()
+    run.checkpoints.settle()
     return Exit.OK
 
 
@@ -135,18 +141,29 @@ def _validate(run: Run) -> None:
 
 
 def _save(run: Run) -> None:
-    """Save the state once for each step."""
+    """Begin to save the state, once for each step; it is written while training goes on."""
     if run.saved_step == run.progress.step:
         return
     started = time.perf_counter()
-    run.checkpoints.save(run.engine, run.progress)
+    _forgiving(run, lambda: run.checkpoints.begin(run.engine, run.progress))
     seconds = largest(run.world, time.perf_counter() - started)[0]
     run.tracker.log(run.progress.step, run.progress.tokens, {"time/checkpoint_save_s": seconds})
     run.tracker.event("checkpoint", step=run.progress.step, seconds=round(seconds, 3))
     run.saved_step = run.progress.step
 
 
+def _forgiving(run: Run, action: Callable[[], None]) -> None:
+    """Do a part of a save: a disk that fails costs that save, and one save too many the run."""
+    try:
+        action()
+    except OSError as error:
+        run.tracker.alert("a checkpoint was not saved", f"at step {run.progress.step}: {error}", "ERROR")
+        if run.checkpoints.failures >= _MOST_FAILED_SAVES:
+            raise
+
+
 def _stopped(run: Run) -> Exit:
+    run.checkpoints.settle()
     reason = run.stop.reason or "another rank's request"
     run.console.say(
         f"stopped after step {run.progress.step} by {reason}; the same command goes on from there"

@@ -107,7 +107,7 @@ SECTIONS = (
                 "time/checkpoint_save_s",
                 "Checkpoint time",
                 "s",
-                "From the start of a save to its commit; the slowest rank counts.",
+                "What a save took from training, for copying the state; the slowest rank counts.",
             ),
             Panel(
                 "time/eval_s",
