@@ -6,6 +6,7 @@ also writes `.lease.json`, keeps its time stamp fresh, and draws a fence: a numb
 earlier holder's. A node that was cut off finds the larger fence before it can publish a checkpoint.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from conf.exits import CorruptError, LeaseHeldError
+from conf.exits import CorruptError, LeaseHeldError, RefusedError
 from pretrain import durable
 from pretrain.faults import fault_point
 
@@ -30,6 +31,8 @@ HEARTBEAT_SECONDS = 10.0
 # A holder on another host that has been silent this long is taken for dead. If it is not, its fence
 # is older, and its next commit is refused.
 STALE_SECONDS = 60.0
+# Lustre mounted without -o flock, some FUSE and NFS set-ups.
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 # Between winning the lock and naming oneself lie a few milliseconds; a loser waits for the name.
 _NAMING_SECONDS = 0.5
 
@@ -110,7 +113,9 @@ class Lease:
         """Keep the lease's time stamp fresh until released, by the file server's own clock."""
         while not self._ended.wait(every_seconds):
             with suppress(OSError), durable.opened_directory(self.run_dir) as directory:
-                os.utime(LEASE_NAME, dir_fd=directory, follow_symlinks=False)
+                current = _read(directory)
+                if current and current.nonce == self.holder.nonce:  # never keep a successor's alive
+                    os.utime(LEASE_NAME, dir_fd=directory, follow_symlinks=False)
 
 
 def acquire(
@@ -132,12 +137,12 @@ def acquire(
     run_dir = Path(run_dir)
     durable.make_root(run_dir)
     with durable.opened_directory(run_dir) as directory:
-        lock = os.open(
-            LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
-        )
+        lock = _opened_lock(directory, run_dir)
         try:
-            _lock_or_raise(lock, run_dir, directory)
-            mine = _successor(_read(directory), run_dir, directory, above, owner or {})
+            is_locked = _lock_or_raise(lock, run_dir, directory)
+            last = _read(directory)
+            mine = _successor(last, above, owner or {})
+            _refuse_living(last, mine, run_dir, directory, is_locked=is_locked)
             _write(directory, mine)
             fault_point("lease.written")
         except BaseException:
@@ -146,12 +151,26 @@ def acquire(
     return Lease(run_dir, lock, mine, heartbeat_seconds)
 
 
-def _lock_or_raise(lock: int, run_dir: Path, directory: int) -> None:
-    """Lock, or raise LeaseHeldError with the holder's name once it has written it."""
+def _opened_lock(directory: int, run_dir: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(LOCK_NAME, flags, durable.FILE_MODE, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RefusedError(f"{run_dir / LOCK_NAME} is a symbolic link; remove it") from error
+        raise
+
+
+def _lock_or_raise(lock: int, run_dir: Path, directory: int) -> bool:
+    """Lock and return True, or raise LeaseHeldError with the holder's name once it has written it.
+
+    False means that this file system has no locks: the lease file has to do.
+    """
     deadline = time.monotonic() + _NAMING_SECONDS
     while True:
         try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
             holder = _read(directory)
             named = holder is not None and not holder.released and _may_live(holder)
@@ -160,6 +179,10 @@ def _lock_or_raise(lock: int, run_dir: Path, directory: int) -> None:
                 raise LeaseHeldError(
                     f"{run_dir} is in use by {who}; stop it or choose another run_dir"
                 ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
         time.sleep(0.01)
 
 
@@ -167,27 +190,34 @@ def _may_live(holder: Holder) -> bool:
     return holder.host != socket.gethostname() or Path(f"/proc/{holder.pid}").exists()
 
 
-def _successor(
-    last: Holder | None, run_dir: Path, directory: int, above: int, owner: Mapping[str, str]
-) -> Holder:
-    """Return this process as holder; raise LeaseHeldError if the last one lives on another host."""
-    host = owner.get("host", socket.gethostname())
-    job = owner.get("job", os.environ.get("SLURM_JOB_ID", ""))
-    if last and not last.released and last.host != host and not (job and job == last.job):
-        silent_seconds = _silent_seconds(directory)
-        if silent_seconds < STALE_SECONDS:
-            raise LeaseHeldError(
-                f"{run_dir} is in use by {last}, heard of {silent_seconds:.0f} s ago; stop it, "
-                f"or try again when it has been silent for {STALE_SECONDS:.0f} s"
-            )
+def _successor(last: Holder | None, above: int, owner: Mapping[str, str]) -> Holder:
+    """Return this process as the holder that follows `last`."""
     return Holder(
         fence=max(last.fence if last else 0, above) + 1,
         nonce=secrets.token_hex(8),
-        host=host,
+        host=owner.get("host", socket.gethostname()),
         pid=os.getpid(),
-        job=job,
+        job=owner.get("job", os.environ.get("SLURM_JOB_ID", "")),
         started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+
+
+def _refuse_living(
+    last: Holder | None, mine: Holder, run_dir: Path, directory: int, *, is_locked: bool
+) -> None:
+    """Raise LeaseHeldError if the last holder may live where the kernel's lock does not reach."""
+    if last is None or last.released:
+        return
+    if last.host == mine.host and (is_locked or not _may_live(last)):
+        return
+    if last.host != mine.host and mine.job and mine.job == last.job:
+        return  # the same job, requeued: its earlier life is over
+    silent_seconds = _silent_seconds(directory)
+    if silent_seconds < STALE_SECONDS:
+        raise LeaseHeldError(
+            f"{run_dir} is in use by {last}, heard of {silent_seconds:.0f} s ago; stop it, "
+            f"or try again when it has been silent for {STALE_SECONDS:.0f} s"
+        )
 
 
 def _silent_seconds(directory: int) -> float:

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -154,6 +156,33 @@ def test_a_requeued_job_takes_over_from_its_own_earlier_life_on_another_host(tmp
     assert take(tmp_path, owner={"job": "99"}).fence == 2
 
 
+def test_without_kernel_locks_the_lease_file_names_the_living_holder(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    held = take(tmp_path)
+    with pytest.raises(LeaseHeldError, match=f"pid {os.getpid()} "):
+        take(tmp_path)
+    held.release()
+    killed = start(tmp_path)
+    assert fence_of(killed) == 2
+    killed.kill()
+    assert killed.wait(20) == -signal.SIGKILL
+    killed.communicate()
+    assert take(tmp_path).fence == 3
+
+
+def test_the_heart_of_a_replaced_holder_does_not_keep_its_successor_alive(tmp_path, monkeypatch):
+    old = on_another_host(tmp_path, job="99")
+    take(tmp_path, owner={"job": "99"})
+    os.utime(tmp_path / ".lease.json", (0, 0))
+    beats = iter([False, False, True])
+    monkeypatch.setattr(old._ended, "wait", lambda seconds: next(beats))
+    old._beat(0.0)
+    assert (tmp_path / ".lease.json").stat().st_mtime == 0
+
+
 def test_the_heartbeat_keeps_the_lease_fresh(tmp_path):
     held = lease.acquire(tmp_path, heartbeat_seconds=0.01)
     os.utime(tmp_path / ".lease.json", (0, 0))
@@ -177,7 +206,7 @@ def test_a_planted_link_is_not_followed(tmp_path, name):
     run_dir.mkdir(0o700)
     (run_dir / name).symlink_to(outside)
     if name == ".lease.lock":
-        with pytest.raises(OSError, match="symbolic"):
+        with pytest.raises(RefusedError, match="symbolic"):
             take(run_dir)
     else:
         take(run_dir).release()  # replaced, not written through
