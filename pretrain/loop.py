@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from conf.exits import Exit
 from pretrain.batch import BatchPlan
@@ -17,7 +18,6 @@ from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.stopping import StopRequest, Wish
 from pretrain.tracking import Tracker
 from pretrain.validation import Validation
-
 
 _MOST_FAILED_SAVES = 3  # in a row; each is tried again at the next interval
 
@@ -71,7 +71,7 @@ def train(run: Run, config: LoopConfig) -> Exit:
         step = run.progress.step
         wanted = _wish(run.stop, config.checkpoint, time.monotonic() - saved_at, run.world)
         wish, writing = vote.cast(wanted, run.checkpoints.writing)
-        _forgiving(run, lambda: run.checkpoints.heard(bool(writing)))
+        _forgiving(run, partial(run.checkpoints.heard, bool(writing)))
         if due(step, config.log_every, last):
             _aside(run, lambda: _report(run))
         if due(step, config.validate_every, config.steps):
