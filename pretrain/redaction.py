@@ -12,8 +12,8 @@ _ALWAYS_SECRET = re.compile(
     r"passw|passphrase|secret|credential|authorization|cookie|webhook|private_?key", re.I
 )
 # These name secrets when the value is text (`api_key`, `hf_token`), and counts when it is a number
-# (`tokens_per_step`); `tokenizer` and the corpus's `text_key` are neither.
-_SECRET_IF_TEXT = re.compile(r"token(?!i[sz])|key|auth(?!or)", re.I)
+# (`tokens_per_step`); `tokenizer`, TIKTOKEN_CACHE_DIR and `text_key` are neither.
+_SECRET_IF_TEXT = re.compile(r"(?<!tik)token(?!i[sz])|key|auth(?!or)", re.I)
 _PUBLIC_NAMES = {"text_key"}
 
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@]+(?=@)")

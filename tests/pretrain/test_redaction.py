@@ -48,4 +48,6 @@ def test_text_loses_its_secrets_only(text: str, public: str):
 def test_the_environments_secrets_are_found_anywhere(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MY_SERVICE_TOKEN", "canary-canary")
     monkeypatch.setenv("DEBUG_TOKEN", "1")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "/data/vocabulary")
+    assert redacted({"tiktoken_cache": "/data/vocabulary"}) == {"tiktoken_cache": "/data/vocabulary"}
     assert redacted({"note": "got canary-canary 1"}) == {"note": "got *** 1"}
