@@ -19,7 +19,7 @@ _PUBLIC_NAMES = {"text_key"}
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 # `--password=…`, `?X-Amz-Signature=…`, `api_key: …`: a secret name followed by its value.
 _NAMED_IN_TEXT = re.compile(
-    r"(?i)([\w.-]*(?:passw\w*|passphrase|secret|credential|signature|token|api_?key|access_?key)\s*[=:]\s*)([^\s&,;'\"]+)"
+    r"(?i)([\w.-]{0,40}(?:passw\w{0,9}|passphrase|secret|credential|signature|token|api_?key|access_?key)\s*[=:]\s*)([^\s&,;'\"]+)"
 )
 # The environment's short values (`1`, `true`) are no secrets, and replacing them would eat the text.
 _SHORTEST_SECRET = 8

@@ -1,12 +1,11 @@
 """What a process may say about its run: numbers, events and alerts, and that it has ended."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pretrain.metrics_log import MetricsLog
 from pretrain.redaction import redacted, redacted_text
-from pretrain.spikes import SPIKE_Z, LossHistory
+from pretrain.watch import Watch
 
 
 class Mirror(Protocol):
@@ -39,19 +38,20 @@ class Tracker:
         self._record = record
         self._mirror = mirror
         self._say = say
-        self._losses = LossHistory(losses or [])
-        self._loss_is_well = True
+        self._watch = Watch(losses or [])
 
     def log(self, step: int, tokens: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of `step` (optimizer steps done), `tokens` tokens into the run."""
         if self._record is None:
             return
         row = {"step": step, "tokens": tokens, **metrics}
-        if "train/loss" in metrics:
-            row["health/loss_z"] = self._watched(step, float(metrics["train/loss"]))
+        added, alerts = self._watch.look(step, metrics)
+        row.update(added)
         self._record.write(row)
         if self._mirror:
             self._mirror.log(row)
+        for alert in alerts:
+            self.alert(alert.title, alert.text, alert.level)
 
     def alert(self, title: str, text: str, level: str = "WARN") -> None:
         """Tell a person: in the record, on the console, and by W&B. Levels: INFO, WARN, ERROR."""
@@ -77,14 +77,3 @@ class Tracker:
         record.close()
         if self._mirror:
             self._mirror.finish(exit_code)
-
-    def _watched(self, step: int, loss: float) -> float:
-        """Return the z-score of `loss`; alert when it turns bad, not again while it stays so."""
-        z_score = self._losses.z_score(loss)
-        well = math.isfinite(loss) and z_score <= SPIKE_Z
-        if self._loss_is_well and not math.isfinite(loss):
-            self.alert("non-finite loss", f"train/loss={loss} at step {step}", "ERROR")
-        elif self._loss_is_well and not well:
-            self.alert("loss spike", f"train/loss={loss:.4f} at step {step}, z={z_score:.1f}")
-        self._loss_is_well = well
-        return z_score
