@@ -14,6 +14,7 @@ class Drop(StrEnum):
     UNDECODABLE = "undecodable"  # not UTF-8, and the corpus says errors=drop
     TOO_LONG = "too_long"  # above filters.max_bytes
     TOO_SHORT = "too_short"  # below filters.min_bytes
+    CONTAMINATED = "contaminated"  # much of it is in an evaluation set
     DUPLICATE = "duplicate"  # the same text as a document that is kept
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from conf import compose, typed
 from conf.command import run
 from conf.exits import ConfigError, DatasetError
+from data_prep.contamination import Overlap, load_evaluation
 from data_prep.counts import Counts, counts_of, total
 from data_prep.lock import lease
 from data_prep.packing import DTYPE
@@ -131,9 +132,19 @@ def index_content(plan: Plan, markers: list[Marker], results: list[BucketResult]
         "config_sha256": hashlib.sha256(settings.encode()).hexdigest(),
         "validation_rule": rule,
         "counts": counts.record(),
+        "overlap": _overlap(plan, markers),
         "splits": splits,
     }
     return json.dumps(record, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _overlap(plan: Plan, markers: list[Marker]) -> dict[str, dict[str, int]]:
+    """Return how much of each evaluation set the corpus holds."""
+    evaluation = load_evaluation(plan.evaluation)
+    overlap = Overlap(evaluation)
+    for marker in markers:
+        overlap.add(marker.overlap)
+    return overlap.table(evaluation)
 
 
 def _balanced(markers: list[Marker], results: list[BucketResult]) -> Counts:
@@ -168,6 +179,12 @@ def _report(index: Index) -> None:
         print(
             f"finalize: {name:10}  {split.tokens:>14,} tokens  {split.documents:>11,} documents  "
             f"{len(split.shards):>6,} shards  {size / 1e6:,.1f} MB"
+        )
+    for name, found in index.overlap.items():
+        grams, corpus, kept = found["eight_grams"], found["in_corpus"], found["in_kept"]
+        print(
+            f"finalize: evaluation set {name}: {corpus / grams:.2%} of its {grams:,} 8-grams are in "
+            f"the corpus, {kept / grams:.2%} in the documents that are kept"
         )
     print(f"finalize: {counts_of(index.counts).summary()}")
     print(f"finalize: {index.directory / INDEX}  fingerprint {index.fingerprint[:16]}")

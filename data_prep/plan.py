@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError, DatasetError
+from data_prep.contamination import DecontaminationConfig, load_evaluation
 from data_prep.documents import Piece, parquet_groups
 from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
 from data_prep.publish import publish_once
 from data_prep.routing import Routing
 from data_prep.shards import INDEX
-from data_prep.sources import CorpusConfig, Input, list_inputs
+from data_prep.sources import CorpusConfig, Input, absolute, list_inputs
 from data_prep.streams import compression_of
 
 PLAN = "plan.json"
@@ -54,12 +55,21 @@ class Settings:
     filters: FilterConfig
     packing: PackingConfig
     validation: ValidationConfig
+    decontamination: DecontaminationConfig
+
+    @property
+    def evaluation(self) -> tuple[tuple[str, str], ...]:
+        """The evaluation sets as (name, absolute path)."""
+        sets = self.decontamination.sets
+        return tuple((name, absolute(path)) for name, path in sorted(sets.items()))
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON writes them, without the files' places."""
         record = asdict(self)
         for place in ("paths", "suffixes", "expected_documents"):
             del record["corpus"][place]
+        evaluation = load_evaluation(self.evaluation)
+        record["decontamination"]["sets"] = {name: evaluation.sha256(name) for name, _ in self.evaluation}
         return record
 
 
@@ -69,6 +79,7 @@ class Plan:
 
     settings: Mapping[str, Any]
     inputs: tuple[Input, ...]
+    evaluation: tuple[tuple[str, str], ...]  # name and path of each evaluation set
     units: tuple[tuple[tuple[int, int, int], ...], ...]  # pieces of a unit: (input, start, stop)
     unit_bytes: tuple[int, ...]  # text in each unit, about
     routing: Routing
@@ -88,6 +99,11 @@ class Plan:
     def packing(self) -> PackingConfig:
         """The layout of tokens in shards."""
         return PackingConfig(**self.settings["packing"])
+
+    @property
+    def drop_above(self) -> float:
+        """The share of a document's 8-grams above which it is contaminated."""
+        return self.settings["decontamination"]["drop_above"]
 
     def pieces(self, unit: int) -> list[tuple[Input, Piece]]:
         """Return the parts of files that a unit reads."""
@@ -128,6 +144,7 @@ def read_plan(output: Path) -> Plan:
         return Plan(
             settings=raw["settings"],
             inputs=tuple(Input(*entry) for entry in raw["inputs"]),
+            evaluation=tuple((name, path) for name, path in raw["evaluation"]),
             units=tuple(tuple((n, start, stop) for n, start, stop in unit) for unit in raw["units"]),
             unit_bytes=tuple(raw["unit_bytes"]),
             routing=Routing(**raw["routing"]),
@@ -160,6 +177,7 @@ def _planned(inputs: list[Input], settings: Settings) -> bytes:
     record = {
         "settings": settings.record(),
         "inputs": [[known.path, known.bytes, known.version] for known in inputs],
+        "evaluation": settings.evaluation,
         "units": [[(number, start, stop) for number, start, stop, _ in unit] for unit in units],
         "unit_bytes": sizes,
         "routing": asdict(_routing(sum(sizes), settings)),

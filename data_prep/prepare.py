@@ -18,6 +18,8 @@ usage: python -m data_prep.prepare corpus=KIND corpus.paths=[FILE,FOLDER,GLOB,â€
   packing.block_tokens=65536    tokens per block, a power of two
   packing.shard_tokens=67108864 tokens per shard, about
   validation.fraction=0.005     of the documents, held back for validation
+  +decontamination.sets.NAME=FILE    report how much of an evaluation set the corpus holds, and drop documents
+  decontamination.drop_above=0.5     of whose 8-grams more than this share are in one
 
 A task that was killed is run again with the same command; it does only what is missing. When all are
 done: python -m data_prep.finalize output=DIR
@@ -33,6 +35,7 @@ from omegaconf import OmegaConf
 from conf import compose, typed
 from conf.command import run
 from conf.exits import ConfigError, DatasetError
+from data_prep.contamination import DecontaminationConfig
 from data_prep.counts import Counts, total
 from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
@@ -62,6 +65,9 @@ class PrepareConfig:
     filters: FilterConfig = field(default_factory=partial(OmegaConf.structured, FilterConfig))
     packing: PackingConfig = field(default_factory=partial(OmegaConf.structured, PackingConfig))
     validation: ValidationConfig = field(default_factory=partial(OmegaConf.structured, ValidationConfig))
+    decontamination: DecontaminationConfig = field(
+        default_factory=partial(OmegaConf.structured, DecontaminationConfig)
+    )
 
     def __post_init__(self):
         if not 0 <= self.task_index < self.task_count:
@@ -73,7 +79,7 @@ class PrepareConfig:
     @property
     def settings(self) -> Settings:
         """What decides the output bytes."""
-        return Settings(self.corpus, self.filters, self.packing, self.validation)
+        return Settings(self.corpus, self.filters, self.packing, self.validation, self.decontamination)
 
 
 def main(overrides: list[str]) -> None:

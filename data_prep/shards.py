@@ -93,6 +93,7 @@ class Index:
     splits: Mapping[str, Split]
     validation_rule: str  # "hash": a slice of the documents; "tail": the end of the last shard; "none"
     counts: Mapping[str, Any] = field(default_factory=dict)  # documents and bytes of text; see counts.py
+    overlap: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # 8-grams of evaluation sets met
     config: Mapping[str, Any] = field(default_factory=dict)  # the settings that decided the bytes
     config_sha256: str = ""
 
@@ -207,6 +208,7 @@ def _index(directory: Path, fingerprint: str, raw: Mapping[str, Any]) -> Index:
         splits=MappingProxyType(splits),
         validation_rule=str(raw["validation_rule"]),
         counts=raw["counts"],
+        overlap=raw["overlap"],
         config=raw["config"],
         config_sha256=str(raw["config_sha256"]),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.contamination import Overlap, load_evaluation
 from data_prep.counts import Counts, Drop
 from data_prep.documents import Document, read_documents
 from data_prep.filters import reason_to_drop
@@ -55,26 +56,46 @@ def map_unit(plan: Plan, output: Path, unit: int, tokenizer: Tokenizer) -> Marke
     with lease(folder / f"unit-{unit:06d}.lock", f"unit {unit} of {output}"):
         if marker := unit_marker(plan, output, unit):
             return marker
-        spill, counts = Spill(plan.routing.buckets), Counts()
+        documents = _Unit(plan, tokenizer)
         for known, piece in plan.pieces(unit):
             check_unchanged(known)
             for document in read_documents(piece, plan.corpus, plan.filters.max_bytes):
-                _add(document, plan, tokenizer, spill, counts)
+                documents.add(document)
             check_unchanged(known)
-        return spill.write(folder, unit, plan=plan.digest, counts=counts)
+        return documents.spill.write(
+            folder, unit, plan=plan.digest, counts=documents.counts, overlap=documents.overlap.record()
+        )
 
 
-def _add(document: Document | Drop, plan: Plan, tokenizer: Tokenizer, spill: Spill, counts: Counts) -> None:
-    """Put a document into the spill, or count why not."""
-    if isinstance(document, Drop):
-        counts.drop(document)
-    elif reason := reason_to_drop(document.utf8, plan.filters):
-        counts.drop(reason)
-    else:
-        tokens = tokenizer.encode_array(document.text)
-        text = hash_of(document.utf8)
-        spill.add(plan.routing.bucket(text), text, len(document.utf8), tokens)
-        counts.keep(len(document.utf8), len(tokens))
+class _Unit:
+    """The documents of a unit on their way into its spill."""
+
+    def __init__(self, plan: Plan, tokenizer: Tokenizer):
+        self._plan, self._tokenizer = plan, tokenizer
+        self._filters, self._drop_above = plan.filters, plan.drop_above
+        self._evaluation = load_evaluation(plan.evaluation)
+        self.spill, self.counts = Spill(plan.routing.buckets), Counts()
+        self.overlap = Overlap(self._evaluation)
+
+    def add(self, document: Document | Drop) -> None:
+        """Put a document into the spill, or count why not."""
+        if isinstance(document, Drop):
+            self.counts.drop(document)
+        elif reason := reason_to_drop(document.utf8, self._filters) or self._contamination(document):
+            self.counts.drop(reason)
+        else:
+            tokens = self._tokenizer.encode_array(document.text)
+            text = hash_of(document.utf8)
+            self.spill.add(self._plan.routing.bucket(text), text, len(document.utf8), tokens)
+            self.counts.keep(len(document.utf8), len(tokens))
+
+    def _contamination(self, document: Document) -> Drop | None:
+        if not len(self._evaluation.grams):
+            return None
+        places, share = self._evaluation.places(document.utf8)
+        dropped = share > self._drop_above
+        self.overlap.meet(places, kept=not dropped)
+        return Drop.CONTAMINATED if dropped else None
 
 
 # ----- reduce

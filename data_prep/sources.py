@@ -58,6 +58,13 @@ def list_inputs(corpus: CorpusConfig) -> list[Input]:
     return [_input(path) for path in sorted(paths)]
 
 
+def absolute(path: str) -> str:
+    """Return a local path as every task sees it, whatever its working directory; a URL as it is."""
+    if is_remote(path):
+        return path
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100  resolve() would follow links
+
+
 def check_unchanged(known: Input) -> None:
     """Raise DatasetError if a file is not what it was when the work was planned."""
     try:
@@ -77,7 +84,7 @@ def _expanded(named: str, suffixes: list[str]) -> list[str]:
         return list(_walk(sysconfig.get_path("stdlib"), suffixes))
     if is_remote(named):
         return _remote(named, suffixes)
-    path = Path(os.path.abspath(Path(named).expanduser()))  # noqa: PTH100  resolve() would follow links
+    path = Path(absolute(named))
     if path.is_dir():
         found = list(_walk(str(path), suffixes))
         if not found:

@@ -35,6 +35,7 @@ class Marker:
     bytes: int
     sha256: str
     counts: Counts
+    overlap: str  # contamination.Overlap.record()
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Spill:
         """Put one document into its bucket."""
         self._buckets[bucket].append(((text.high, text.low, len(tokens), text_bytes), tokens))
 
-    def write(self, folder: Path, unit: int, *, plan: str, counts: Counts) -> Marker:
+    def write(self, folder: Path, unit: int, *, plan: str, counts: Counts, overlap: str = "") -> Marker:
         """Write the spill file, then its marker; return the marker."""
         path = spill_path(folder, unit)
         table = np.zeros(len(self._buckets), SECTION)
@@ -70,8 +71,14 @@ class Spill:
             file.write(table.tobytes())
             for documents in self._buckets:
                 file.write(_section_bytes(documents))
-        marker = Marker(plan, offset, sha256_of_file(path), counts)
-        record = {"plan": plan, "bytes": offset, "sha256": marker.sha256, "counts": counts.record()}
+        marker = Marker(plan, offset, sha256_of_file(path), counts, overlap)
+        record = {
+            "plan": plan,
+            "bytes": offset,
+            "sha256": marker.sha256,
+            "counts": counts.record(),
+            "overlap": overlap,
+        }
         publish(marker_path(folder, unit), json.dumps(record, sort_keys=True).encode())
         return marker
 
@@ -80,7 +87,7 @@ def read_marker(folder: Path, unit: int, plan: str) -> Marker | None:
     """Return the marker of a unit of this plan, or None if the unit is not finished."""
     try:
         raw: Mapping[str, Any] = json.loads(marker_path(folder, unit).read_bytes())
-        marker = Marker(raw["plan"], raw["bytes"], raw["sha256"], counts_of(raw["counts"]))
+        marker = Marker(raw["plan"], raw["bytes"], raw["sha256"], counts_of(raw["counts"]), raw["overlap"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return marker if marker.plan == plan else None
