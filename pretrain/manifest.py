@@ -158,7 +158,7 @@ def _expect(holds: bool, what: str, value: Any) -> None:
 
 
 def _canonical(document: Any) -> bytes:
-    # Without indent: with it, json falls back to Python code, 20 times slower and quadratic in depth.
+    # Without indent: with it, json falls back to Python code whose cost grows with the depth.
     return (json.dumps(document, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 
 

@@ -7,6 +7,7 @@ A mutant is the real source with one passage replaced, in a copy of the packages
 """
 
 import itertools
+import os
 import subprocess
 import sys
 import tempfile
@@ -97,7 +98,7 @@ def caught(number: int) -> str:
     done = subprocess.run(
         command,
         cwd=_REPOSITORY / "tests",
-        env={"PYTHONPATH": ""},
+        env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
         check=False,

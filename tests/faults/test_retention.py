@@ -1,9 +1,9 @@
 import pytest
-from faults import cases, scratch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.exits import ConfigError
+from faults import cases, scratch
 from pretrain import commit
 from pretrain.retention import is_permanent
 
