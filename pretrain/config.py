@@ -6,10 +6,12 @@ from pretrain.batch import BatchConfig
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.data import DataConfig
 from pretrain.engine import PRECISIONS, ZeroConfig
+from pretrain.heartbeat import WatchdogConfig
 from pretrain.loop import LoopConfig
 from pretrain.model import GPTConfig
 from pretrain.optim import AdamWConfig
 from pretrain.schedule import ScheduleConfig
+from pretrain.stopping import StopConfig
 from pretrain.tracking import TrackingConfig
 from pretrain.validation import ValidationConfig
 
@@ -28,6 +30,8 @@ FREE = (
     "validation",
     "checkpoint",
     "zero",
+    "stop",
+    "watchdog",
     "data.index",
     "data.prefetch_batches",
     "batch.micro_sequences",
@@ -40,6 +44,10 @@ class ClusterConfig:
 
     name: str = "local"
     peak_tflops: float | None = None  # dense bf16, one device; null looks it up, or measures it
+
+    def __post_init__(self) -> None:
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"cluster.peak_tflops {self.peak_tflops} must be above 0, or null")
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:

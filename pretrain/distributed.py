@@ -41,6 +41,12 @@ def launched_rank() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def job_ends_at() -> float | None:
+    """Return the Unix time at which the scheduler will end this job; None if nobody says so."""
+    text = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(text) if text.isdigit() else None
+
+
 @contextlib.contextmanager
 def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
     """Join the process group for the length of the block: NCCL where there are GPUs, else gloo."""

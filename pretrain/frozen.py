@@ -6,7 +6,6 @@ reads that file, so nobody's edit of `conf/` changes a run that is in the queue.
 
 import hashlib
 import json
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -115,17 +114,6 @@ def config_sha256(raw: DictConfig) -> str:
     """Return the hash of every setting on which the weights depend."""
     fixed = {key: value for key, value in leaves(raw) if not is_free(key)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def record_attempt(run_dir: Path, **facts: object) -> int:
-    """Append one line to `attempts.jsonl`; return the number of attempts before this one."""
-    path = run_dir / "attempts.jsonl"
-    before = len(path.read_text().splitlines()) if path.exists() else 0
-    with path.open("a") as file:
-        file.write(json.dumps({"attempt": before, "time": round(time.time(), 3), **facts}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return before
 
 
 def _load(path: Path) -> DictConfig:

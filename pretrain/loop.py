@@ -3,8 +3,10 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+
+from torch import Tensor
 
 from conf.exits import Exit
 from pretrain.batch import BatchPlan
@@ -13,6 +15,7 @@ from pretrain.console import Console
 from pretrain.data import Batches
 from pretrain.distributed import Vote, World, largest
 from pretrain.engine import Engine
+from pretrain.heartbeat import Heart, Page
 from pretrain.meter import Meter
 from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.stopping import StopRequest, Wish
@@ -51,6 +54,9 @@ class Run:
     stop: StopRequest
     sequence_tokens: int
     startup_seconds: float | None  # until the first report has told them
+    heart: Heart = field(default_factory=lambda: Heart(Page()))
+    save_seconds: float = 0.0  # the longest save so far, from its beginning until it counted
+    saving_since: float | None = None
     saved_step: int = -1
     validated_step: int = -1
 
@@ -69,19 +75,20 @@ def train(run: Run, config: LoopConfig) -> Exit:
     while run.progress.step < last:
         _step(run, config)
         step = run.progress.step
-        wanted = _wish(run.stop, config.checkpoint, time.monotonic() - saved_at, run.world)
+        wanted = _wish(run, config.checkpoint, time.monotonic() - saved_at)
         wish, writing = vote.cast(wanted, run.checkpoints.writing)
         _forgiving(run, partial(run.checkpoints.heard, bool(writing)))
         if due(step, config.log_every, last):
-            _aside(run, lambda: _report(run))
+            _aside(run, "report", lambda: _report(run))
         if due(step, config.validate_every, config.steps):
-            _aside(run, lambda: _validate(run))
+            _aside(run, "evaluate", lambda: _validate(run))
         if wish or due(step, config.checkpoint.every, last):
-            _aside(run, lambda: _save(run))
+            _aside(run, "save", lambda: _save(run))
             saved_at = time.monotonic()
         if wish == Wish.STOP:
             return _stopped(run)
     vote.settle()
+    run.heart.enter("save", run.progress.step)
     run.checkpoints.settle()
     return Exit.OK
 
@@ -93,7 +100,9 @@ def due(step: int, every: int, last: int) -> bool:
 
 def _step(run: Run, config: LoopConfig) -> None:
     """Take one optimizer step and count what it consumed."""
+    run.heart.enter("data", run.progress.step)
     batch = next(run.batches)
+    run.heart.enter("step", run.progress.step)
     rate = learning_rate(run.progress.step, config.steps, config.schedule)
     result = run.engine.train_step(batch.micro_batches, rate)
     run.meter.add(result, batch, rate)
@@ -102,17 +111,21 @@ def _step(run: Run, config: LoopConfig) -> None:
     run.progress.tokens += run.plan.sequences * run.sequence_tokens
 
 
-def _wish(stop: StopRequest, checkpoint: CheckpointConfig, since_save: float, world: World) -> Wish:
-    """Return what this rank asks of all. The clock is rank 0's alone."""
-    if stop.asked():
+def _wish(run: Run, checkpoint: CheckpointConfig, since_save: float) -> Wish:
+    """Return what this rank asks of all. The interval between saves is rank 0's to measure."""
+    if run.saving_since is not None and not run.checkpoints.writing:
+        run.save_seconds = max(run.save_seconds, time.monotonic() - run.saving_since)
+        run.saving_since = None
+    if run.stop.asked(run.save_seconds):
         return Wish.STOP
-    if world.primary and checkpoint.minutes is not None and since_save >= 60 * checkpoint.minutes:
+    if run.world.primary and checkpoint.minutes is not None and since_save >= 60 * checkpoint.minutes:
         return Wish.SAVE
     return Wish.NOTHING
 
 
-def _aside(run: Run, action: Callable[[], None]) -> None:
+def _aside(run: Run, phase: str, action: Callable[[], None]) -> None:
     """Do something between two steps, off the clock of the steps."""
+    run.heart.enter(phase, run.progress.step)
     run.progress.productive_seconds += run.meter.pause()
     action()
     run.meter.resume()
@@ -131,7 +144,7 @@ def _validate(run: Run) -> None:
     if run.validation is None or run.validated_step == run.progress.step:
         return
     started = time.perf_counter()
-    loss = run.validation.loss(run.engine.loss_sum, run.world)
+    loss = run.validation.loss(partial(_scored, run), run.world)
     seconds = largest(run.world, time.perf_counter() - started)[0]
     # A perplexity of e**700 says no more than infinity, and fits no double.
     metrics = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0)), "time/eval_s": seconds}
@@ -140,11 +153,17 @@ def _validate(run: Run) -> None:
     run.validated_step = run.progress.step
 
 
+def _scored(run: Run, inputs: Tensor, targets: Tensor) -> Tensor:
+    run.heart.beat()
+    return run.engine.loss_sum(inputs, targets)
+
+
 def _save(run: Run) -> None:
     """Begin to save the state, once for each step; it is written while training goes on."""
     if run.saved_step == run.progress.step:
         return
     started = time.perf_counter()
+    run.saving_since = time.monotonic()
     _forgiving(run, lambda: run.checkpoints.begin(run.engine, run.progress))
     seconds = largest(run.world, time.perf_counter() - started)[0]
     run.tracker.log(run.progress.step, run.progress.tokens, {"time/checkpoint_save_s": seconds})
@@ -164,7 +183,7 @@ def _forgiving(run: Run, action: Callable[[], None]) -> None:
 
 def _stopped(run: Run) -> Exit:
     run.checkpoints.settle()
-    reason = run.stop.reason or "another rank's request"
+    run.stop.reason = reason = run.stop.reason or "another rank's request"
     run.console.say(
         f"stopped after step {run.progress.step} by {reason}; the same command goes on from there"
     )

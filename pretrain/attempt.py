@@ -1,0 +1,227 @@
+"""One attempt of a run: the directory is opened, everything is built, trained, and closed again.
+
+All ranks do the same; what only one may do is done by rank 0 and told to the others.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from conf.exits import Exit
+from pretrain import attempts, stopping
+from pretrain.batch import BatchPlan
+from pretrain.checkpoint import Checkpoints, Progress
+from pretrain.config import TrainConfig
+from pretrain.console import Console
+from pretrain.data import Batches, Sequences, training_order
+from pretrain.distributed import World, gather_texts, job_ends_at, joined
+from pretrain.engine import Engine
+from pretrain.heartbeat import Heart, Page
+from pretrain.loop import Run, train
+from pretrain.meter import Meter, Scale
+from pretrain.model import GPT, initialise, parameter_count
+from pretrain.opening import Opened, opened
+from pretrain.peak import peak_flops
+from pretrain.stopping import StopRequest
+from pretrain.throughput import flops_per_token
+from pretrain.tracking import Tracker, open_tracker
+from pretrain.validation import Validation
+from pretrain.watchdog import introduction
+
+
+def main(overrides: list[str], page: Page) -> Exit:
+    """Train as the overrides say; return Exit.OK when the last step is done.
+
+    What this rank does, and why it ends, is told on `page`, for its watchdog.
+    """
+    try:
+        code = _attempt(overrides, page)
+    except BaseException as error:
+        if "end" not in page.notes():
+            page.note(end=attempts.raised(error))
+        raise
+    return code
+
+
+def _attempt(overrides: list[str], page: Page) -> Exit:
+    with joined() as world, opened(world, overrides) as run_dir:
+        heart = Heart(page, run_dir.config.watchdog)
+        _introduce(run_dir, world, page)
+        console = Console(run_dir.config.steps, world.primary)
+        tracker = _tracker(run_dir, world, console)
+        code = Exit.REQUEUE
+        try:
+            with built(run_dir, world, console, tracker, heart=heart, page=page) as run:
+                code = train(run, run_dir.config.loop)
+                page.note(end={"reason": f"stopped by {run.stop.reason}" if code else "done"})
+        finally:
+            heart.enter("leave", page.beat().step)
+            console.close()
+            tracker.finish(code)
+        return code
+
+
+def _introduce(run_dir: Opened, world: World, page: Page) -> None:
+    """Tell this rank's watchdog what the run is, and who its neighbours on this node are. Collective."""
+    told = [json.loads(text) for text in gather_texts(world, json.dumps(introduction(page)))]
+    here = told[world.rank]["node"]
+    page.note(
+        rank=world.rank,
+        run_dir=str(Path(run_dir.config.run_dir).resolve()),
+        attempt=run_dir.attempt,
+        neighbours=[
+            {"rank": rank, **each}
+            for rank, each in enumerate(told)
+            if each.pop("node") == here and rank != world.rank
+        ],
+    )
+
+
+@contextlib.contextmanager
+def built(
+    run_dir: Opened, world: World, console: Console, tracker: Tracker, *, heart: Heart, page: Page
+) -> Iterator[Run]:
+    """Build everything that trains, with the state of the newest checkpoint, if there is one."""
+    config, plan = run_dir.config, run_dir.plan
+    model = GPT(config.model)
+    initialise(model, config.seed)
+    parameters = parameter_count(model)
+    engine = _engine(model, config, plan, world)
+    checkpoints = Checkpoints(
+        Path(config.run_dir),
+        world=world,
+        lease=run_dir.lease,
+        identity=run_dir.identity.borne,
+        config=config.checkpoint,
+    )
+    found = checkpoints.load(engine, console.say)
+    progress = found or Progress(began_at=run_dir.identity.began_at)
+    batches = _batches(run_dir, world, progress.step)
+    run = Run(
+        world=world,
+        plan=plan,
+        engine=engine,
+        batches=batches,
+        validation=_validation(run_dir, console),
+        checkpoints=checkpoints,
+        progress=progress,
+        tracker=tracker,
+        console=console,
+        meter=Meter(_scale(config, world, parameters), world),
+        stop=_stop_request(config, page),
+        heart=heart,
+        sequence_tokens=config.data.sequence_tokens,
+        startup_seconds=time.time() - psutil.Process().create_time(),
+        saved_step=progress.step if found else -1,
+    )
+    _announce(run, run_dir, parameters)
+    try:
+        yield run
+    except BaseException as error:  # before anything is closed, which may fail in its turn
+        page.note(end=attempts.raised(error))
+        raise
+    finally:
+        heart.enter("leave", run.progress.step)
+        batches.close()
+        engine.close()
+
+
+def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> Engine:
+    return Engine(
+        model,
+        optim=config.optim,
+        zero=config.zero,
+        precision=config.precision,
+        plan=plan,
+        world=world,
+        seed=config.seed,
+        compiled=config.compile,
+    )
+
+
+def _batches(run_dir: Opened, world: World, first_step: int) -> Batches:
+    config, plan = run_dir.config, run_dir.plan
+    sequences, order = training_order(
+        run_dir.index, config.data, batch_sequences=plan.sequences, seed=config.seed
+    )
+    return Batches(
+        sequences,
+        order,
+        plan=plan,
+        rank=world.rank,
+        first_step=first_step,
+        prefetch=config.data.prefetch_batches,
+        device=world.device,
+    )
+
+
+def _validation(run_dir: Opened, console: Console) -> Validation | None:
+    config = run_dir.config
+    if "validation" in run_dir.index.splits:
+        tokens = config.data.sequence_tokens
+        sequences = Sequences(run_dir.index, "validation", tokens, cached_blocks=2)
+        if len(sequences):
+            return Validation(sequences, config.validation, tokens)
+    console.say("no validation loss: the data set's validation split holds no whole sequence")
+    return None
+
+
+def _stop_request(config: TrainConfig, page: Page) -> StopRequest:
+    began_at = psutil.Process().create_time()
+    return StopRequest(
+        Path(config.run_dir),
+        page=page,
+        time_limit=stopping.time_limit(config.stop, began_at=began_at, ends_at=job_ends_at()),
+        margin_seconds=config.stop.margin_seconds,
+    )
+
+
+def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:
+    model, tokens = config.model, config.data.sequence_tokens
+    in_products = parameters - model.context * model.channels  # positions are added, not multiplied
+    cost = flops_per_token(
+        parameters=in_products, layers=model.layers, channels=model.channels, sequence_tokens=tokens
+    )
+    peak = peak_flops(world.device, precision=config.precision, configured_tflops=config.cluster.peak_tflops)
+    return Scale(config.batch.tokens, config.steps, parameters, cost, peak)
+
+
+def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:
+    facts: dict[str, Any] = {
+        **asdict(run_dir.config),
+        "ranks": world.size,
+        "run_id": run_dir.identity.run_id,
+        "dataset_fingerprint": run_dir.identity.dataset_fingerprint,
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
+    }
+    return open_tracker(
+        run_dir.config.tracking,
+        Path(run_dir.config.run_dir),
+        settings=facts,
+        attempt=run_dir.attempt,
+        primary=world.primary,
+        say=console.say,
+    )
+
+
+def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
+    """Say what begins."""
+    config, plan = run_dir.config, run.plan
+    cut = f"{plan.ranks} × {plan.accumulation} × {plan.micro_sequences} × {run.sequence_tokens}"
+    how = f"ZeRO-{config.zero.stage}, {config.precision}, {run.world.device.type}"
+    run.console.say(
+        f"{parameters:,} parameters; a step is {config.batch.tokens:,} tokens "
+        f"({cut}: ranks, accumulation, sequences, tokens); {how}; data {run_dir.index.fingerprint[:12]}"
+    )
+    if run_dir.stop_file_removed:
+        run.console.say(f"removed the file {stopping.STOP_FILE}, which had stopped the run")
+    step = run.progress.step
+    run.console.say(f"resumed at step {step} of {config.steps}" if step else f"begins: {config.steps} steps")
+    run.tracker.event("resumed" if step else "begun", step=step)
