@@ -30,6 +30,9 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
         except (HydraException, OmegaConfBaseException) as error:
             known = hydra_compose(name)
             raise ConfigError(_explained(error, name, known)) from error
+        except ValueError as error:  # Hydra's own, for a group that is given no name, as in model=null
+            odd = next((each for each in overrides if not _names_an_option(each)), "")
+            raise ConfigError(f"{odd}: a group takes the name of one of its options") from error
 
 
 def typed(schema: type[Config], raw: DictConfig) -> Config:
@@ -41,6 +44,9 @@ def typed(schema: type[Config], raw: DictConfig) -> Config:
     if missing := sorted(OmegaConf.missing_keys(raw)):
         raise ConfigError(f"{missing[0]} has no value; add {missing[0]}=… to the command")
     structured = _writable(OmegaConf.structured(schema))
+    for key in structured.keys() & raw.keys():
+        if isinstance(structured._get_node(key), DictConfig) and not isinstance(raw[key], DictConfig):
+            raise ConfigError(f"{key} is a group of settings, not {raw[key]!r}; write {key}.NAME=…")
     try:
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(structured, raw)))
     except OmegaConfBaseException as error:
@@ -67,6 +73,12 @@ def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def override_key(override: str) -> str:
     """Return the dotted key that an override sets, without Hydra's `+`, `++` and `~`."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _names_an_option(override: str) -> bool:
+    """Say whether an override is of a plain setting, or chooses what a group has."""
+    group, _, option = override.partition("=")
+    return not (DIRECTORY / group).is_dir() or (DIRECTORY / group / f"{option}.yaml").is_file()
 
 
 def _writable(node: Any) -> Any:

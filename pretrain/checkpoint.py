@@ -46,7 +46,7 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         if self.every < 0:
             raise ValueError(f"checkpoint.every {self.every} is negative; 0 saves only at the end")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"checkpoint.minutes {self.minutes} must be above 0, or null")
         if self.keep_last < 2:
             raise ValueError(

@@ -22,7 +22,7 @@ class AdamWConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optim.{name} {getattr(self, name)} is not in [0, 1)")
         for name in ("epsilon", "weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # not a number either
                 raise ValueError(f"optim.{name} {getattr(self, name)} is negative")
 
 
