@@ -14,6 +14,7 @@ usage: python -m data_prep.prepare corpus=KIND corpus.paths=[FILE,FOLDER,GLOB,â€
   task_index=i task_count=n     do every n-th unit of work; run all n tasks, in any order, on any machines
                                 (in a SLURM array, --array=0-N, these are set already)
   workers=auto                  processes: one for each CPU, or a number
+  tokenizer=tiktoken            or gigatoken: faster, the same tokens, an optional package
   corpus.errors=strict          text that is not UTF-8: strict | replace | drop
   packing.block_tokens=65536    tokens per block, a power of two
   packing.shard_tokens=67108864 tokens per shard, about
@@ -37,6 +38,7 @@ from conf.command import run
 from conf.exits import ConfigError, DatasetError
 from data_prep.contamination import DecontaminationConfig
 from data_prep.counts import Counts, total
+from data_prep.fast_tokenizer import load_encoder
 from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
 from data_prep.plan import Plan, Settings, ValidationConfig, agreed_plan, read_plan, spill_folder
@@ -47,7 +49,6 @@ from data_prep.shuffle import map_unit
 from data_prep.sources import CorpusConfig
 from data_prep.space import predicted_bytes, require_space
 from data_prep.spill import read_marker
-from data_prep.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class PrepareConfig:
     task_index: int
     task_count: int
     workers: int | str
+    tokenizer: str
     corpus: CorpusConfig = field(default_factory=partial(OmegaConf.structured, CorpusConfig))
     filters: FilterConfig = field(default_factory=partial(OmegaConf.structured, FilterConfig))
     packing: PackingConfig = field(default_factory=partial(OmegaConf.structured, PackingConfig))
@@ -90,23 +92,23 @@ def main(overrides: list[str]) -> None:
     if (output / INDEX).exists():
         print(f"prepare: {output} is finished; nothing to do")
         return
-    load_tokenizer()  # a vocabulary that is not there fails here, once
+    load_encoder(config.tokenizer)  # a vocabulary that is not there fails here, once
     spill_folder(output).mkdir(exist_ok=True)
     units = range(config.task_index, len(plan.units), config.task_count)
     workers = worker_count(config.workers, len(units))
     _announce(config, plan, output, workers)
     progress = Progress("prepare", _bytes_of(plan, units))
     parts: list[Counts] = []
-    for unit, counts in each(partial(_counts_of_unit, output), units, workers):
+    for unit, counts in each(partial(_counts_of_unit, output, config.tokenizer), units, workers):
         parts.append(counts)
         progress.advance(_bytes_of(plan, [unit]), counts.tokens)
     progress.finish()
     _report(config, plan, output, total(parts), progress.elapsed_seconds)
 
 
-def _counts_of_unit(output: Path, unit: int) -> Counts:
+def _counts_of_unit(output: Path, tokenizer: str, unit: int) -> Counts:
     """Do one unit in a worker process; the plan of a million files is read once, not sent with each unit."""
-    return map_unit(_plan_of_worker(output), output, unit, load_tokenizer()).counts
+    return map_unit(_plan_of_worker(output), output, unit, load_encoder(tokenizer)).counts
 
 
 @cache

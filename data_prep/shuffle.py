@@ -11,6 +11,7 @@ import numpy as np
 from data_prep.contamination import Overlap, load_evaluation
 from data_prep.counts import Counts, Drop
 from data_prep.documents import Document, read_documents
+from data_prep.fast_tokenizer import Encoder
 from data_prep.filters import reason_to_drop
 from data_prep.lock import lease
 from data_prep.packing import blocks, stream
@@ -20,7 +21,7 @@ from data_prep.routing import hash_of, shuffled
 from data_prep.shards import Shard, shard_of, shard_record
 from data_prep.sources import check_unchanged
 from data_prep.spill import Marker, Section, Spill, is_whole, read_marker, read_section
-from data_prep.tokenizer import END_OF_TEXT, Tokenizer
+from data_prep.tokenizer import END_OF_TEXT
 from data_prep.writer import write_shard
 
 # If one split would get no document, this part of the last bucket's tokens becomes validation.
@@ -46,7 +47,7 @@ def unit_marker(plan: Plan, output: Path, unit: int) -> Marker | None:
     return marker if marker and is_whole(folder, unit, marker) else None
 
 
-def map_unit(plan: Plan, output: Path, unit: int, tokenizer: Tokenizer) -> Marker:
+def map_unit(plan: Plan, output: Path, unit: int, encoder: Encoder) -> Marker:
     """Tokenize a unit's documents into its spill file, unless that is done; return its marker.
 
     Raises LeaseHeldError if another process is at the unit, DatasetError for input that is unreadable or
@@ -56,7 +57,7 @@ def map_unit(plan: Plan, output: Path, unit: int, tokenizer: Tokenizer) -> Marke
     with lease(folder / f"unit-{unit:06d}.lock", f"unit {unit} of {output}"):
         if marker := unit_marker(plan, output, unit):
             return marker
-        documents = _Unit(plan, tokenizer)
+        documents = _Unit(plan, encoder)
         for known, piece in plan.pieces(unit):
             check_unchanged(known)
             for document in read_documents(piece, plan.corpus, plan.filters.max_bytes):
@@ -70,8 +71,8 @@ def map_unit(plan: Plan, output: Path, unit: int, tokenizer: Tokenizer) -> Marke
 class _Unit:
     """The documents of a unit on their way into its spill."""
 
-    def __init__(self, plan: Plan, tokenizer: Tokenizer):
-        self._plan, self._tokenizer = plan, tokenizer
+    def __init__(self, plan: Plan, encoder: Encoder):
+        self._plan, self._encoder = plan, encoder
         self._filters, self._drop_above = plan.filters, plan.drop_above
         self._evaluation = load_evaluation(plan.evaluation)
         self.spill, self.counts = Spill(plan.routing.buckets), Counts()
@@ -84,7 +85,7 @@ class _Unit:
         elif reason := reason_to_drop(document.utf8, self._filters) or self._contamination(document):
             self.counts.drop(reason)
         else:
-            tokens = self._tokenizer.encode_array(document.text)
+            tokens = self._encoder.encode_array(document.text)
             text = hash_of(document.utf8)
             self.spill.add(self._plan.routing.bucket(text), text, len(document.utf8), tokens)
             self.counts.keep(len(document.utf8), len(tokens))

@@ -73,6 +73,10 @@ class Tokenizer:
         text = b"".join(token_bytes(int(i)) if 0 <= i < SIZE else replacement for i in ids)
         return text.decode("utf-8", errors="replace")
 
+    def rank_file(self) -> bytes:
+        """Return the vocabulary as tiktoken's own file `r50k_base.tiktoken`."""
+        return rank_file(self._encoding._mergeable_ranks)
+
     def byte_lengths(self) -> np.ndarray:
         """Return the number of bytes that each token stands for, end-of-text none: int64, (size,)."""
         lengths = [len(self._encoding.decode_single_token_bytes(token)) for token in range(SIZE)]
@@ -98,7 +102,7 @@ def load_tokenizer() -> Tokenizer:
     ranks = _ranks_from_package()
     if ranks is None:
         ranks = _ranks_from_tiktoken()
-    found = ranks_sha256(ranks)
+    found = hashlib.sha256(rank_file(ranks)).hexdigest()
     if found != VOCABULARY_SHA256:
         raise DatasetError(
             f"the {NAME} vocabulary has SHA-256 {found[:16]}…, not OpenAI's {VOCABULARY_SHA256[:16]}…; "
@@ -107,12 +111,10 @@ def load_tokenizer() -> Tokenizer:
     return Tokenizer(ranks)
 
 
-def ranks_sha256(ranks: Ranks) -> str:
-    """Return the SHA-256 of the ranks, written as tiktoken's own `.tiktoken` file."""
-    digest = hashlib.sha256()
-    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        digest.update(base64.b64encode(token) + b" %d\n" % rank)
-    return digest.hexdigest()
+def rank_file(ranks: Ranks) -> bytes:
+    """Return the ranks as tiktoken writes them: a line "base64(token) rank" for each."""
+    by_rank = sorted(ranks.items(), key=lambda item: item[1])
+    return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in by_rank)
 
 
 def _ranks_from_package() -> Ranks | None:
