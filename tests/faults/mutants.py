@@ -40,7 +40,7 @@ def planted(mutant: Mutant, where: Path) -> None:
 
 def _checks() -> dict[str, Callable[[], list[str]]]:
     """Return the crash tests, thinned, cheapest first; each returns its findings."""
-    from faults import cases, model, mutations, scratch, sweep
+    from faults import cases, forked, model, mutations, scratch
 
     def power(reordered: bool) -> list[str]:
         for _, log in model.runs((1, 2), range(1)):
@@ -50,15 +50,15 @@ def _checks() -> dict[str, Callable[[], list[str]]]:
         return []
 
     def kills() -> list[str]:
-        places = range(len(sweep.calls_of(2)))
-        return _first(sweep.forked(place, "KILL", world_size=2) for place in places)
+        places = range(len(forked.calls_of(2)))
+        return _first(forked.forked(place, "KILL", world_size=2) for place in places)
 
     def errors() -> list[str]:
-        calls = sweep.calls_of(1)
-        failing = [place for place, name in enumerate(calls) if name in sweep.FAILING]
+        calls = forked.calls_of(1)
+        failing = [place for place, name in enumerate(calls) if name in forked.FAILING]
         writes = [place for place, name in enumerate(calls) if name == "write"]
-        return _first(sweep.forked(place, "short") for place in writes) or _first(
-            sweep.forked(place, "EIO") for place in failing
+        return _first(forked.forked(place, "short") for place in writes) or _first(
+            forked.forked(place, "EIO") for place in failing
         )
 
     return {

@@ -1,30 +1,26 @@
 """Every way a job can die or be failed at one of its own calls that change the disk, one at a time.
 
-Two engines, one judge. `forked` uses the layer over `os`; `traced` makes the kernel do it, by strace.
+Here the kernel does it, by strace; `forked` does it over `os`, without. Both share this judge.
 
     cd tests && python -m faults.sweep        all of it by strace, and the table
 """
 
-import errno
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from faults import job, scratch, shim
+from faults import job, scratch
 from pretrain import commit
 
-ERRORS = {"ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT, "EIO": errno.EIO}
-# What a full or failing disk refuses.
-FAILING = ("open", "write", "fsync", "rename", "mkdir")
+ERRORS = ("ENOSPC", "EDQUOT", "EIO")
 _CALLS = "openat,write,fsync,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat,rmdir,utimensat"
 _JOB = (sys.executable, "-I", "-S", "-B", job.__file__)
 _KILLED = {-9, 137}  # as the kernel says it, as strace hands it on
@@ -65,7 +61,9 @@ def judged(run_dir: Path, events: Sequence[tuple[str, int]], code: int) -> str |
     except Exception as error:
         return f"the restart failed: {type(error).__name__}: {error}"
     resumed = again[0][1]
-    promised, begun = max(saved, default=-1), max([*saved, *failed], default=-1) + 1
+    # What a job resumed from is a promise, too: by then it is the newest.
+    promised = max([*saved, *(place for what, place in events if what == "resumed")], default=-1)
+    begun = max([promised, *failed]) + 1
     if not promised <= resumed <= begun:
         return f"save {promised} was promised, {begun} begun, {resumed} resumed"
     if ended != 0 or any(what == "failed" for what, _ in again):
@@ -115,67 +113,8 @@ def verdict(base: Path, events: Sequence[tuple[str, int]], code: int) -> str | N
     return judged(base / "run", events, code) or end(base / "run")
 
 
-# --- over `os`, in a forked child -------------------------------------------------------------------
-
-
-@cache
-def calls_of(world_size: int) -> tuple[str, ...]:
-    """Return the names of the changing calls that a job makes, in order."""
-    with scratch.directory() as base, shim.intercepted(lambda place, name: None) as calls:
-        writers = [job.local_writer(rank) for rank in range(world_size)]
-        job.run(base / "run", writers, lambda what, place: None)
-    return tuple(name for name in calls.names)
-
-
-def forked(place: int, fault: str, *, lasting: bool = False, world_size: int = 1) -> str | None:
-    """Run a job in a child whose changing call number `place` meets `fault`, and judge it."""
-    name_there = calls_of(world_size)[place]
-
-    def before(at: int, name: str) -> int | None:
-        if at != place and not (lasting and at > place and name == name_there):
-            return None
-        if fault == "KILL":
-            os._exit(137)
-        if fault == "short":
-            return 1
-        raise OSError(ERRORS[fault], os.strerror(ERRORS[fault]))
-
-    with scratch.directory() as base:
-        (base / "world_size").write_text(str(world_size))
-        child = os.fork()
-        if child == 0:
-            os._exit(_child(base, before, world_size))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if (fault == "KILL") != (code == 137):
-            return f"the child ended with {code}"
-        events = _events((base / "events").read_text())
-        if fault == "short" and any(what != "saved" for what, _ in events[1:]):
-            return f"a short write was not carried on with: {events}"
-        return verdict(base, events, code)
-
-
-def _child(base: Path, before: Callable[[int, str], int | None], world_size: int) -> int:
-    writers = [job.local_writer(rank) for rank in range(world_size)]
-    events = (base / "events").open("a")
-
-    def report(what: str, place: int) -> None:
-        print(what, place, file=events, flush=True)  # buffered writes do not pass through `os`
-
-    try:
-        with shim.intercepted(before):
-            return job.run(base / "run", writers, report)
-    except OSError:
-        return 17
-    except BaseException:  # a child has nobody to raise to
-        traceback.print_exc()
-        return 1
-
-
-def _events(text: str) -> list[tuple[str, int]]:
+def events_in(text: str) -> list[tuple[str, int]]:
     return [(line.split()[0], int(line.split()[1])) for line in text.splitlines() if len(line.split()) == 2]
-
-
-# --- by the kernel, under strace --------------------------------------------------------------------
 
 
 def why_not_traced() -> str | None:
@@ -218,7 +157,7 @@ def traced(point: Point) -> str | None:
         # 120: a disk that takes no bytes at all did not take the last report either, as Python says so.
         if point.fault != "KILL" and code not in (0, 17, 120):
             return f"ended with {code}: {(base / 'errors').read_text()[-300:]}"
-        return verdict(base, _events((base / "events").read_text()), code)
+        return verdict(base, events_in((base / "events").read_text()), code)
 
 
 def _run_ranks(base: Path, world_size: int, traced_rank: int, options: Sequence[str]) -> int:

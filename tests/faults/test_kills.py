@@ -1,6 +1,8 @@
+import random
+
 import pytest
 
-from faults import sweep
+from faults import forked, sweep
 
 # A number without a factor in common with the pattern of the calls, so that every kind is met.
 _THINNED = 11
@@ -9,19 +11,19 @@ _THINNED = 11
 def forked_kills(world_size, stride=1):
     return [
         wrong
-        for place in range(0, len(sweep.calls_of(world_size)), stride)
-        if (wrong := sweep.forked(place, "KILL", world_size=world_size))
+        for place in range(0, len(forked.calls_of(world_size)), stride)
+        if (wrong := forked.forked(place, "KILL", world_size=world_size))
     ]
 
 
 def forked_errors(stride=1):
     wrong, points = [], 0
     errors = [(error, lasting) for error in sweep.ERRORS for lasting in (False, True)]
-    for place, name in list(enumerate(sweep.calls_of(1)))[::stride]:
+    for place, name in list(enumerate(forked.calls_of(1)))[::stride]:
         short = [("short", False)] if name == "write" else []
-        for fault, lasting in (errors if name in sweep.FAILING else []) + short:
+        for fault, lasting in (errors if name in forked.FAILING else []) + short:
             points += 1
-            wrong.append(sweep.forked(place, fault, lasting=lasting))
+            wrong.append(forked.forked(place, fault, lasting=lasting))
     return points, list(filter(None, wrong))
 
 
@@ -30,13 +32,23 @@ def test_a_job_killed_at_some_changing_calls_goes_on_as_if_it_had_not_been(world
     assert forked_kills(world_size, stride=_THINNED) == []
 
 
+@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_job_whose_restarts_are_killed_too_goes_on_in_the_end(count):
+    draw = random.Random(count)
+    calls = range(len(forked.calls_of(2)))
+    for _ in range(count):
+        # Early places: what a restart does first is to mend what the kill before it left.
+        places = [draw.choice(calls), *draw.choices(range(40), k=draw.randrange(1, 4))]
+        assert forked.killed_often(places) is None, places
+
+
 def test_no_error_of_the_disk_at_some_calls_is_silent_or_costs_a_save():
     assert forked_errors(stride=2 * _THINNED)[1] == []
 
 
 @pytest.mark.slow
 def test_a_job_killed_at_any_changing_call_goes_on_as_if_it_had_not_been():
-    assert len(sweep.calls_of(1)) + len(sweep.calls_of(2)) >= 500
+    assert len(forked.calls_of(1)) + len(forked.calls_of(2)) >= 500
     assert forked_kills(1) + forked_kills(2) == []
 
 
