@@ -1,5 +1,7 @@
 """What a step costs and how much of the hardware it uses: FLOPs per token, peaks, MFU."""
 
+import re
+
 # Dense bf16 peak of one device, in FLOP/s, without sparsity (the vendors' data sheets).
 _PEAK_BF16_FLOPS = {
     "A100": 312e12,
@@ -27,5 +29,8 @@ def flops_per_token(*, parameters: int, layers: int, channels: int, sequence_tok
 
 def known_peak_flops(device_name: str) -> float | None:
     """Return the dense bf16 peak of a device in FLOP/s, or None for one that is not in the table."""
-    found = [name for name in _PEAK_BF16_FLOPS if name in device_name]
+    # Whole words: an RTX A1000 is no A100, and a GB200 no B200. A laptop's chip is half its namesake.
+    found = [name for name in _PEAK_BF16_FLOPS if re.search(rf"\b{name}\b", device_name)]
+    if "Laptop" in device_name:
+        return None
     return _PEAK_BF16_FLOPS[max(found, key=len)] if found else None
