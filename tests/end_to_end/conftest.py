@@ -10,7 +10,18 @@ import pytest
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of real text, some 300,000 tokens of the standard library; its index.json."""
     folder = tmp_path_factory.mktemp("shards")
-    names = ("argparse", "ast", "inspect", "typing", "tarfile", "turtle", "pydoc", "doctest", "subprocess", "zipfile")
+    names = (
+        "argparse",
+        "ast",
+        "inspect",
+        "typing",
+        "tarfile",
+        "turtle",
+        "pydoc",
+        "doctest",
+        "subprocess",
+        "zipfile",
+    )
     paths = [str(Path(sys.modules["json"].__file__).parents[1] / f"{name}.py") for name in names]
     paths = [path for path in paths if Path(path).exists()]
     prepare = ["corpus=text", f"corpus.paths={json.dumps(paths)}", f"output={folder}"]

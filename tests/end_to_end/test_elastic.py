@@ -37,7 +37,9 @@ def straight(shards, tmp_path_factory):
 @pytest.mark.parametrize(("before", "after"), CHANGES)
 def test_losses_go_on_as_if_nothing_had_changed(shards, tmp_path, straight, before, after):
     run_dir = tmp_path / "run"
-    Job(run_dir, *settings(shards, run_dir, before[1], f"stop_at={CHANGE_AFTER}"), ranks=before[0]).succeeded()
+    Job(
+        run_dir, *settings(shards, run_dir, before[1], f"stop_at={CHANGE_AFTER}"), ranks=before[0]
+    ).succeeded()
     Job(run_dir, *settings(shards, run_dir, after[1]), ranks=after[0]).succeeded()
     changed = losses(run_dir)
     assert list(changed) == list(straight)

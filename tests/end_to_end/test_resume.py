@@ -4,13 +4,14 @@ import random
 import time
 
 import pytest
-
 from trainer_job import Job, losses, metric_rows, state_files
 
 pytestmark = pytest.mark.slow
 
 STEPS = 12
-SUPPORTED = [(stage, "fp32") for stage in range(4)] + [(stage, "bf16") for stage in (1, 2, 3)] + [(1, "autocast")]
+SUPPORTED = (
+    [(stage, "fp32") for stage in range(4)] + [(stage, "bf16") for stage in (1, 2, 3)] + [(1, "autocast")]
+)
 
 
 def settings(shards, run_dir, stage, precision):

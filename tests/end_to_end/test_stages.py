@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from trainer_job import Job, losses
 
 from data_prep.shards import read_index
-from trainer_job import Job, losses
 from pretrain.data import DataConfig, training_order
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.schedule import ScheduleConfig, learning_rate

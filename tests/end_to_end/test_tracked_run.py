@@ -12,7 +12,14 @@ READER = Path(__file__).parents[1] / "pretrain"
 
 
 def settings(shards, run_dir, *more):
-    return ["experiment=smoke", f"data.index={shards}", f"run_dir={run_dir}", "steps=6", "batch.tokens=256", *more]
+    return [
+        "experiment=smoke",
+        f"data.index={shards}",
+        f"run_dir={run_dir}",
+        "steps=6",
+        "batch.tokens=256",
+        *more,
+    ]
 
 
 def test_the_offline_file_holds_every_logged_step(shards, tmp_path, monkeypatch):

@@ -12,9 +12,16 @@ LONGEST_SECONDS = 240
 
 
 class Job:
-    """One attempt: `ranks` processes of pretrain.train, their output in files (a full pipe would hang them)."""
+    """One attempt: `ranks` processes of `program`, their output in files (a full pipe would hang them)."""
 
-    def __init__(self, directory: Path, *settings: str, ranks: int = 2, **environment: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *settings: str,
+        ranks: int = 2,
+        program: tuple[str, ...] = ("-m", "pretrain.train"),
+        **environment: str,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         number = len(list(directory.glob("attempt-*-rank-0.log")))
         self.logs = [directory / f"attempt-{number}-rank-{rank}.log" for rank in range(ranks)]
@@ -25,7 +32,7 @@ class Job:
             rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
             with log.open("w") as output:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "pretrain.train", *settings],
+                    [sys.executable, *program, *settings],
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **distributed, **rendezvous, **environment},
@@ -53,7 +60,9 @@ class Job:
     def succeeded(self) -> None:
         """Wait, and fail the test with the processes' words unless all of them left with 0."""
         codes = self.wait()
-        assert codes == [0] * len(codes), "\n".join([str(codes), *(log.read_text()[-3000:] for log in self.logs)])
+        assert codes == [0] * len(codes), "\n".join(
+            [str(codes), *(log.read_text()[-3000:] for log in self.logs)]
+        )
 
 
 def metric_rows(run_dir: Path) -> list[dict]:

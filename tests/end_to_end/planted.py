@@ -1,0 +1,117 @@
+"""Train as `python -m pretrain.train` does, with the faults that PLANT names: what@step#rank, by commas.
+
+The step is the number of optimizer steps done when it strikes; without #rank it strikes all ranks.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from pretrain.heartbeat import Page
+from pretrain.watchdog import watched
+
+FOR_EVER = 10**6
+
+
+def main(page: Page) -> None:
+    from conf.command import run as run_command
+    from pretrain.attempt import main as attempt
+
+    for text in filter(None, os.environ.get("PLANT", "").split(",")):
+        found = re.fullmatch(r"(?P<what>[a-z-]+)@(?P<step>\d+)(#(?P<rank>\d+))?", text)
+        assert found, text
+        if found["rank"] in (None, os.environ["RANK"]):
+            PLANTS[found["what"]](int(found["step"]))
+    run_command(partial(attempt, page=page), name="pretrain.train", config="train", usage=None)
+
+
+def before(owner: type, name: str, step: int, act: Callable, step_of: Callable) -> None:
+    """Have `act(self)` done before the method `name` runs at `step`, once."""
+    original = getattr(owner, name)
+    done = []
+
+    def method(self, *arguments, **named):
+        if step_of(self, *arguments) == step and not done:
+            done.append(True)
+            act(self)
+        return original(self, *arguments, **named)
+
+    setattr(owner, name, method)
+
+
+def in_step(act: Callable[[object], None]) -> Callable[[int], None]:
+    def plant(step: int) -> None:
+        from pretrain.engine import Engine
+
+        before(Engine, "train_step", step, act, lambda engine, *_: engine.step)
+
+    return plant
+
+
+def hold_the_interpreter(_: object) -> None:
+    ctypes.PyDLL(None).sleep(FOR_EVER)  # unlike CDLL it keeps the lock
+
+
+def crash(_: object) -> None:
+    raise RuntimeError("planted")
+
+
+def hang_in_data(step: int) -> None:
+    from pretrain.data import Batches
+
+    calls = iter(range(10**9))
+    before(Batches, "__next__", step, lambda _: time.sleep(FOR_EVER), lambda _: next(calls))
+
+
+def hang_in_save(step: int) -> None:
+    from pretrain.checkpoint import Checkpoints
+
+    hang = partial(time.sleep, FOR_EVER)
+    before(Checkpoints, "begin", step, lambda _: hang(), lambda _, __, progress: progress.step)
+
+
+def hang_in_evaluation(step: int) -> None:
+    from pretrain.engine import Engine
+
+    before(Engine, "loss_sum", step, lambda _: time.sleep(FOR_EVER), lambda engine, *_: engine.step)
+
+
+def poison(step: int) -> None:
+    """Make the loss NaN from `step` on."""
+    from pretrain.model import GPT
+
+    original, calls = GPT.forward, iter(range(10**9))
+
+    def forward(self, *arguments, **named):
+        loss = original(self, *arguments, **named)
+        return loss * torch.nan if self.training and next(calls) >= step else loss
+
+    GPT.forward = forward
+
+
+def flip_a_bit(engine) -> None:
+    weight = dict(engine._module.named_parameters())["final_norm.weight"]
+    weight.data.view(torch.int32)[3] ^= 1 << 12
+
+
+PLANTS: dict[str, Callable[[int], None]] = {
+    "stop": in_step(lambda _: os.kill(os.getpid(), signal.SIGSTOP)),
+    "kill": in_step(lambda _: os.kill(os.getpid(), signal.SIGKILL)),
+    "hang": in_step(lambda _: time.sleep(FOR_EVER)),
+    "interpreter": in_step(hold_the_interpreter),
+    "crash": in_step(crash),
+    "flip": in_step(flip_a_bit),
+    "hang-in-data": hang_in_data,
+    "hang-in-save": hang_in_save,
+    "hang-in-evaluation": hang_in_evaluation,
+    "poison": poison,
+}
+
+if __name__ == "__main__":
+    watched(main)
