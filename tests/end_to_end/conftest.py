@@ -10,20 +10,20 @@ import pytest
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of real text, some 300,000 tokens of the standard library; its index.json."""
     folder = tmp_path_factory.mktemp("shards")
-    names = (
+    names = [
         "argparse",
         "ast",
+        "doctest",
         "inspect",
-        "typing",
+        "pydoc",
+        "subprocess",
         "tarfile",
         "turtle",
-        "pydoc",
-        "doctest",
-        "subprocess",
+        "typing",
         "zipfile",
-    )
-    paths = [str(Path(sys.modules["json"].__file__).parents[1] / f"{name}.py") for name in names]
-    paths = [path for path in paths if Path(path).exists()]
+    ]
+    found = [Path(json.__file__).parents[1] / f"{name}.py" for name in names]
+    paths = [str(path) for path in found if path.exists()]
     prepare = ["corpus=text", f"corpus.paths={json.dumps(paths)}", f"output={folder}"]
     small = ["packing.block_tokens=4096", "validation.fraction=0.2"]
     for arguments in (["data_prep.prepare", *prepare, *small], ["data_prep.finalize", f"output={folder}"]):

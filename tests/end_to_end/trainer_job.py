@@ -60,9 +60,14 @@ class Job:
     def succeeded(self) -> None:
         """Wait, and fail the test with the processes' words unless all of them left with 0."""
         codes = self.wait()
-        assert codes == [0] * len(codes), "\n".join(
-            [str(codes), *(log.read_text()[-3000:] for log in self.logs)]
-        )
+        said = [log.read_text()[-3000:] for log in self.logs]
+        assert codes == [0] * len(codes), "\n".join([str(codes), *said])
+
+
+def smoke(shards: Path, run_dir: Path, *more: str) -> list[str]:
+    """Return the settings of a run of seconds that accumulates gradients on one rank and on two."""
+    run = ["experiment=smoke", f"data.index={shards}", f"run_dir={run_dir}"]
+    return [*run, "batch.tokens=512", "batch.micro_sequences=2", *more]
 
 
 def metric_rows(run_dir: Path) -> list[dict]:
