@@ -1,0 +1,87 @@
+"""Many processes at once, tasks killed at random, documents larger than a worker's memory."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from corpora import as_jsonl, documents, hashes
+
+from conf.exits import Exit
+from data_prep import finalize
+from data_prep.shards import read_index
+
+Make = Callable[..., Path]
+SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]
+_PREPARE = """
+from conf.command import run
+from data_prep import plan, prepare
+plan._SMALLEST_UNIT = 1 << 14
+run(prepare.main, name="prepare", config="prepare", usage="")
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def started(*overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _PREPARE, *overrides]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_twelve_jobs_at_once_on_one_folder_give_the_bytes_of_one(make: Make, tmp_path: Path):
+    path = as_jsonl(tmp_path / "a.jsonl", documents(800))
+    expected = hashes(make([path], name="one"))
+    overrides = ["corpus=jsonl", f"corpus.paths=[{path}]", f"output={tmp_path}/many", "workers=1", *SMALL]
+    jobs = [started(*overrides) for _ in range(12)]
+    ends = [(job.communicate()[1], job.returncode) for job in jobs]
+    assert {code for _, code in ends} <= {Exit.OK, Exit.LEASE_HELD}
+    assert any(code == Exit.OK for _, code in ends)
+    assert all("is being worked on by process" in line for line, code in ends if code)
+    finalize.main([f"output={tmp_path}/many"])
+    assert hashes(tmp_path / "many") == expected
+
+
+def test_twenty_tasks_killed_at_random_and_repeated_give_the_same_bytes(make: Make, tmp_path: Path):
+    path = as_jsonl(tmp_path / "a.jsonl", documents(1500))
+    expected = hashes(make([path], name="one"))
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    overrides = ["corpus=jsonl", f"corpus.paths=[{path}]", f"output={tmp_path}/killed", *SMALL]
+    kills = 0
+    while kills < 20:
+        workers = chance.choice([1, 2])
+        task = f"task_index={chance.randrange(7)}"
+        with started(*overrides, f"workers={workers}", task, "task_count=7") as job:
+            try:
+                job.wait(chance.uniform(0.3, 3.0))
+            except subprocess.TimeoutExpired:
+                job.send_signal(signal.SIGKILL)
+            kills += job.wait() == -signal.SIGKILL
+    for task in range(7):
+        with started(*overrides, "workers=1", f"task_index={task}", "task_count=7") as job:
+            assert job.wait() == Exit.OK, job.stderr.read() if job.stderr else ""
+    finalize.main([f"output={tmp_path}/killed"])
+    assert hashes(tmp_path / "killed") == expected
+
+
+def test_a_line_of_200_mb_costs_no_more_memory_than_the_limit_on_documents(tmp_path: Path):
+    text = " ".join(documents(200))
+    with (tmp_path / "a.jsonl").open("w") as file:
+        file.write(json.dumps({"text": text * (100_000_000 // len(text))}) + "\n")
+        file.write('{"text": "' + "long " * 40_000_000 + '"}\n')
+        file.write(json.dumps({"text": "short"}) + "\n")
+    overrides = ["corpus=jsonl", f"corpus.paths=[{tmp_path}/a.jsonl]", f"output={tmp_path}/data", "workers=1"]
+    with started(*overrides) as job:
+        _, status, usage = os.wait4(job.pid, 0)
+        job.returncode = os.waitstatus_to_exitcode(status)
+    assert job.returncode == Exit.OK
+    assert usage.ru_maxrss < 1 << 20  # KiB: 1 GiB
+    finalize.main([f"output={tmp_path}/data"])
+    counts = read_index(tmp_path / "data").counts
+    assert (counts["documents_kept"], counts["documents_dropped"]) == (2, {"too_long": 1})
