@@ -1,7 +1,7 @@
 """A run goes on with another number of ranks and at another ZeRO stage: same batches, same losses."""
 
 import pytest
-from trainer_job import Job, losses
+from trainer_job import Job, losses, smoke
 
 pytestmark = pytest.mark.slow
 
@@ -21,9 +21,8 @@ CHANGES = [
 
 
 def settings(shards, run_dir, stage, *more):
-    small = ["batch.tokens=512", "batch.micro_sequences=2", "validation.every=0", "checkpoint.every=0"]
-    run = ["experiment=smoke", f"data.index={shards}", f"run_dir={run_dir}", f"zero=stage{stage}"]
-    return [*run, f"steps={STEPS}", *small, *more]
+    rare = ["validation.every=0", "checkpoint.every=0"]
+    return smoke(shards, run_dir, f"zero=stage{stage}", f"steps={STEPS}", *rare, *more)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +36,8 @@ def straight(shards, tmp_path_factory):
 @pytest.mark.parametrize(("before", "after"), CHANGES)
 def test_losses_go_on_as_if_nothing_had_changed(shards, tmp_path, straight, before, after):
     run_dir = tmp_path / "run"
-    Job(
-        run_dir, *settings(shards, run_dir, before[1], f"stop_at={CHANGE_AFTER}"), ranks=before[0]
-    ).succeeded()
+    first = settings(shards, run_dir, before[1], f"stop_at={CHANGE_AFTER}")
+    Job(run_dir, *first, ranks=before[0]).succeeded()
     Job(run_dir, *settings(shards, run_dir, after[1]), ranks=after[0]).succeeded()
     changed = losses(run_dir)
     assert list(changed) == list(straight)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from trainer_job import Job, losses
+from trainer_job import Job, losses, smoke
 
 from data_prep.shards import read_index
 from pretrain.data import DataConfig, training_order
@@ -12,7 +12,7 @@ from pretrain.schedule import ScheduleConfig, learning_rate
 
 pytestmark = pytest.mark.slow
 
-STEPS, SEQUENCES, TOKENS = 50, 16, 64
+STEPS, SEQUENCES, TOKENS = 50, 8, 64
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,7 @@ def plain_losses(shards):
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_losses_agree_with_a_plain_torch_loop(shards, tmp_path, plain_losses, stage):
     run_dir = tmp_path / "run"
-    Job(
-        run_dir,
-        "experiment=smoke",
-        f"data.index={shards}",
-        f"run_dir={run_dir}",
-        f"zero=stage{stage}",
-        f"steps={STEPS}",
-        "validation.every=0",
-        "checkpoint.every=0",
-    ).succeeded()
+    rare = ["validation.every=0", "checkpoint.every=0"]
+    Job(run_dir, *smoke(shards, run_dir, f"zero=stage{stage}", f"steps={STEPS}", *rare)).succeeded()
     ours = [loss for _, loss in sorted(losses(run_dir).items())]
     assert ours == pytest.approx(plain_losses, rel=1e-5)

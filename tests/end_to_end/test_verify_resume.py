@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import safetensors.torch
-from trainer_job import Job
+import torch
+from trainer_job import Job, smoke
 
 from pretrain.verify_resume import differences
 
@@ -16,14 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def run_dir(shards, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("verified") / "run"
-    settings = [
-        "experiment=smoke",
-        f"data.index={shards}",
-        f"run_dir={run_dir}",
-        "steps=6",
-        "batch.tokens=256",
-    ]
-    Job(run_dir, *settings, "checkpoint.every=3", ranks=1).succeeded()
+    Job(run_dir, *smoke(shards, run_dir, "steps=6", "checkpoint.every=3"), ranks=1).succeeded()
     return run_dir
 
 
@@ -43,11 +37,10 @@ def test_one_flipped_bit_in_a_moment_is_named(run_dir, tmp_path):
     file = twin / "checkpoints" / "step-00000006" / "state-00000-of-00001.safetensors"
     tensors = safetensors.torch.load_file(file)
     key = "exp_avg/h.0.attn.c_attn.weight@0"
-    tensors[key].view(dtype=safetensors.torch.torch.int32)[7] ^= 1
+    tensors[key].view(dtype=torch.int32)[7] ^= 1
     safetensors.torch.save_file(tensors, file)
-    assert list(differences(run_dir, twin, steps=6)) == [
-        f"{key} in {file.name} differs in 1 of 3072 elements"
-    ]
+    (difference,) = differences(run_dir, twin, steps=6)
+    assert difference == f"{key} in {file.name} differs in 1 of 3072 elements"
 
 
 def test_another_loss_is_named_with_its_step(run_dir, tmp_path):
