@@ -6,9 +6,10 @@ Text travels between ranks as bytes, never pickled, on a gloo group that needs n
 import contextlib
 import json
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,6 +20,9 @@ from conf.exits import UserError
 
 # torch 2.13 announces the future of a function that DeepSpeed calls in every step.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
+
+# Where the ranks of a SLURM step meet if nobody has chosen a port: below Linux's ephemeral ones.
+_PORTS = range(20000, 32000)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,10 @@ class World:
 
 
 def launched_rank() -> tuple[int, int]:
-    """Return (rank, world size) as the launcher says; a process without a launcher is a world of one."""
+    """Return (rank, world size) as torchrun or srun says; a process without a launcher is a world of one."""
+    if "RANK" not in os.environ and "SLURM_STEP_NUM_TASKS" in os.environ:
+        for name, value in step_environment(os.environ).items():
+            os.environ.setdefault(name, value)
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -45,6 +52,23 @@ def job_ends_at() -> float | None:
     """Return the Unix time at which the scheduler will end this job; None if nobody says so."""
     text = os.environ.get("SLURM_JOB_END_TIME", "")
     return float(text) if text.isdigit() else None
+
+
+def step_environment(slurm: Mapping[str, str]) -> dict[str, str]:
+    """Return in torch's names what SLURM tells a task of a step; ranks meet on the step's first node.
+
+    A batch script, and `python` in one without srun, is no task of a step: its SLURM_NTASKS ranks would
+    wait for each other for ever.
+    """
+    first = re.split(r",(?![^[]*\])", slurm["SLURM_STEP_NODELIST"])[0]  # n[1-3,5],m1: not in brackets
+    port = _PORTS.start + int(slurm["SLURM_JOB_ID"]) % len(_PORTS)
+    return {
+        "RANK": slurm["SLURM_PROCID"],
+        "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": slurm["SLURM_LOCALID"],
+        "MASTER_ADDR": re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first),
+        "MASTER_PORT": str(port),
+    }
 
 
 @contextlib.contextmanager
