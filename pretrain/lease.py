@@ -135,13 +135,14 @@ def acquire(
         RefusedError: The directory is another user's, or everybody can write it.
     """
     run_dir = Path(run_dir)
+    facts = {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID", ""), **(owner or {})}
     durable.make_root(run_dir)
     with durable.opened_directory(run_dir) as directory:
         lock = _opened_lock(directory, run_dir)
         try:
-            is_locked = _lock_or_raise(lock, run_dir, directory)
+            is_locked = _lock_or_raise(lock, run_dir, directory, facts)
             last = _read(directory)
-            mine = _successor(last, above, owner or {})
+            mine = _successor(last, above, facts)
             _refuse_living(last, mine, run_dir, directory, is_locked=is_locked)
             _write(directory, mine)
             fault_point("lease.written")
@@ -161,10 +162,11 @@ def _opened_lock(directory: int, run_dir: Path) -> int:
         raise
 
 
-def _lock_or_raise(lock: int, run_dir: Path, directory: int) -> bool:
+def _lock_or_raise(lock: int, run_dir: Path, directory: int, owner: Mapping[str, str]) -> bool:
     """Lock and return True, or raise LeaseHeldError with the holder's name once it has written it.
 
-    False means that this file system has no locks: the lease file has to do.
+    False means that the lease file has to do: this file system has no locks, or a node that was cut
+    off holds it for a process that the scheduler has replaced by this one.
     """
     deadline = time.monotonic() + _NAMING_SECONDS
     while True:
@@ -173,6 +175,8 @@ def _lock_or_raise(lock: int, run_dir: Path, directory: int) -> bool:
             return True
         except BlockingIOError:
             holder = _read(directory)
+            if holder is not None and _is_earlier_life(holder, **owner):
+                return False
             named = holder is not None and not holder.released and _may_live(holder)
             if named or time.monotonic() > deadline:
                 who = str(holder) if named else "a process that has not named itself yet"
@@ -195,9 +199,9 @@ def _successor(last: Holder | None, above: int, owner: Mapping[str, str]) -> Hol
     return Holder(
         fence=max(last.fence if last else 0, above) + 1,
         nonce=secrets.token_hex(8),
-        host=owner.get("host", socket.gethostname()),
+        host=owner["host"],
         pid=os.getpid(),
-        job=owner.get("job", os.environ.get("SLURM_JOB_ID", "")),
+        job=owner["job"],
         started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
 
@@ -210,14 +214,19 @@ def _refuse_living(
         return
     if last.host == mine.host and (is_locked or not _may_live(last)):
         return
-    if last.host != mine.host and mine.job and mine.job == last.job:
-        return  # the same job, requeued: its earlier life is over
+    if _is_earlier_life(last, host=mine.host, job=mine.job):
+        return
     silent_seconds = _silent_seconds(directory)
     if silent_seconds < STALE_SECONDS:
         raise LeaseHeldError(
             f"{run_dir} is in use by {last}, heard of {silent_seconds:.0f} s ago; stop it, "
             f"or try again when it has been silent for {STALE_SECONDS:.0f} s"
         )
+
+
+def _is_earlier_life(last: Holder, *, host: str, job: str) -> bool:
+    """Say whether the scheduler has ended the holder, and started its job again on this host."""
+    return last.host != host and bool(job) and last.job == job
 
 
 def _silent_seconds(directory: int) -> float:

@@ -156,6 +156,18 @@ def test_a_requeued_job_takes_over_from_its_own_earlier_life_on_another_host(tmp
     assert take(tmp_path, owner={"job": "99"}).fence == 2
 
 
+def test_a_requeued_job_takes_over_though_its_cut_off_node_still_holds_the_lock(tmp_path):
+    old = take(tmp_path, owner={"host": "cut-off", "job": "99"})
+    with pytest.raises(LeaseHeldError, match="job 99"):
+        take(tmp_path, owner={"job": "100"})
+    new = take(tmp_path, owner={"job": "99"})
+    assert new.still_mine()
+    with pytest.raises(LeaseHeldError, match=f"fence {new.fence}"):
+        old.check()
+    old.release()
+    assert new.still_mine()
+
+
 def test_without_kernel_locks_the_lease_file_names_the_living_holder(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
