@@ -1,6 +1,7 @@
 """All settings of a run: the leaf configs put together, and what spans two of them."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pretrain.batch import BatchConfig
 from pretrain.checkpoint import CheckpointConfig
@@ -44,6 +45,7 @@ class ClusterConfig:
 
     name: str = "local"
     peak_tflops: float | None = None  # dense bf16, one device; null looks it up, or measures it
+    slurm: dict[str, Any] | None = None  # for slurm.submit alone
 
     def __post_init__(self) -> None:
         if self.peak_tflops is not None and not self.peak_tflops > 0:
