@@ -23,7 +23,9 @@ from pretrain.console import Console
 from pretrain.data import Batches, Sequences, training_order
 from pretrain.distributed import World, gather_texts, job_ends_at, joined
 from pretrain.engine import Engine
+from pretrain.health import Health
 from pretrain.heartbeat import Heart, Page
+from pretrain.ledger import Ledger
 from pretrain.loop import Run, train
 from pretrain.meter import Meter, Scale
 from pretrain.model import GPT, initialise, parameter_count
@@ -116,6 +118,8 @@ def built(
         console=console,
         meter=Meter(_scale(config, world, parameters), world),
         stop=_stop_request(config, page),
+        health=Health(config.health, world, checkpoints.root),
+        ledger=Ledger(Path(config.run_dir), run_dir.attempt) if world.primary else None,
         heart=heart,
         sequence_tokens=config.data.sequence_tokens,
         startup_seconds=time.time() - psutil.Process().create_time(),
@@ -130,6 +134,8 @@ def built(
     finally:
         heart.enter("leave", run.progress.step)
         batches.close()
+        if run.ledger:
+            run.ledger.close()
         engine.close()
 
 

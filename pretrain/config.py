@@ -7,6 +7,7 @@ from pretrain.batch import BatchConfig
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.data import DataConfig
 from pretrain.engine import PRECISIONS, ZeroConfig
+from pretrain.health import HealthConfig
 from pretrain.heartbeat import WatchdogConfig
 from pretrain.loop import LoopConfig
 from pretrain.model import GPTConfig
@@ -32,6 +33,7 @@ FREE = (
     "checkpoint",
     "zero",
     "stop",
+    "health",
     "watchdog",
     "data.index",
     "data.prefetch_batches",
@@ -74,6 +76,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 

@@ -6,6 +6,7 @@ What was consumed is counted by the loop, never what was prefetched.
 """
 
 import contextlib
+import hashlib
 import queue
 import threading
 import time
@@ -48,6 +49,7 @@ class Batch(NamedTuple):
     micro_batches: list[torch.Tensor]  # int64 (B, T + 1) each, on the device
     epoch: int  # of the rank's first sequence
     wait_seconds: float  # how long the training loop stood still for it
+    places: str  # SHA-256 of (epoch, block, row) of each sequence, int64
 
 
 class Sequences:
@@ -126,7 +128,9 @@ class Batches:
         self._plan = plan
         self._rank = rank
         self._device = device
-        self._ready: queue.Queue[tuple[torch.Tensor, int] | BaseException] = queue.Queue(maxsize=prefetch)
+        self._ready: queue.Queue[tuple[torch.Tensor, int, str] | BaseException] = queue.Queue(
+            maxsize=prefetch
+        )
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(first_step,), name="batches", daemon=True)
         self._thread.start()
@@ -141,9 +145,9 @@ class Batches:
         waited = time.perf_counter() - started
         if isinstance(item, BaseException):
             raise item
-        tokens, epoch = item
+        tokens, epoch, digest = item
         moved = tokens.to(self._device, non_blocking=True).long()  # 16 bits travel, 64 are used
-        return Batch(list(moved.split(self._plan.micro_sequences)), epoch, waited)
+        return Batch(list(moved.split(self._plan.micro_sequences)), epoch, waited, digest)
 
     def close(self) -> None:
         """Stop the reading thread."""
@@ -160,14 +164,14 @@ class Batches:
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: tuple[torch.Tensor, int] | BaseException) -> None:
+    def _put(self, item: tuple[torch.Tensor, int, str] | BaseException) -> None:
         while not self._closing.is_set():
             with contextlib.suppress(queue.Full):
                 self._ready.put(item, timeout=0.1)
                 return
 
-    def _read(self, step: int) -> tuple[torch.Tensor, int]:
-        """Return this rank's contiguous slice of the global batch, uint16 (sequences, T + 1)."""
+    def _read(self, step: int) -> tuple[torch.Tensor, int, str]:
+        """Return this rank's slice of the global batch, uint16 (sequences, T + 1), its epoch and places."""
         share = self._plan.sequences // self._plan.ranks
         first = step * self._plan.sequences + self._rank * share
         places = [self._order.place(number) for number in range(first, first + share)]
@@ -175,4 +179,5 @@ class Batches:
         tokens = torch.from_numpy(rows)
         if self._device.type == "cuda":
             tokens = tokens.pin_memory()
-        return tokens, places[0].epoch
+        digest = hashlib.sha256(np.array(places, np.int64).tobytes()).hexdigest()
+        return tokens, places[0].epoch, digest

@@ -4,6 +4,7 @@ DeepSpeed owns accumulation, reduction, sharding and clipping. We own the initia
 optimizer, the learning rate, the data's position and the saved state.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pretrain.batch import BatchPlan
 from pretrain.distributed import World
 from pretrain.fragments import Fragment
 from pretrain.optim import AdamWConfig, adamw
+from pretrain.stopwatch import Stopwatch
 
 # Read while deepspeed is imported; it also silences the guess that DeepSpeed else prints.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -108,6 +110,7 @@ class Engine:
         self._stage = zero.stage
         self._world = world
         self._seed = seed
+        self._forward = Stopwatch(world.device)
         _join_deepspeed(world)
         inner = adamw(model.named_parameters(), optim)
         config = settings(zero, precision, plan, optim.clip_norm)
@@ -135,7 +138,8 @@ class Engine:
         for number, tokens in enumerate(micro_batches):
             # Dropout is a function of (seed, step, rank, micro-batch), so resuming needs no generator state.
             torch.manual_seed(_mixed(self._seed, self.step, self._world.rank, number))
-            loss = self._engine(tokens[:, :-1], tokens[:, 1:])
+            with self._forward if number == 0 else contextlib.nullcontext():
+                loss = self._engine(tokens[:, :-1], tokens[:, 1:])
             self._engine.backward(loss)  # divides by the accumulation steps
             total += loss.detach().double() / len(micro_batches)
             if self._stage == 0 and number == len(micro_batches) - 1:
@@ -159,6 +163,13 @@ class Engine:
         self._adam.found_inf = (~torch.isfinite(norm)).float()  # pyright: ignore[reportAttributeAccessIssue]
         return norm.float()
 
+    def forward_seconds(self) -> float:
+        """Return the seconds that this rank's forward passes took since the last call; wait for the device.
+
+        One pass is timed per step. Below stage 3 no other rank can make it longer.
+        """
+        return self.plan.accumulation * self._forward.seconds()
+
     @torch.no_grad()
     def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the summed cross-entropy of int64 (B, T) `targets` in nats; see GPT.forward."""
@@ -175,6 +186,15 @@ class Engine:
         if self._stage == 0:
             return fragments.fragments(self._module, self._zero, 0, rank=0, ranks=1)
         return self.fragments()
+
+    def replicated(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what must be equal on all ranks, to the bit, after every step."""
+        for name, parameter in self._module.named_parameters():
+            if self._stage < 3 or getattr(parameter, "ds_persist", False):
+                yield name, parameter.detach()
+            if self._stage == 0:
+                for moment in fragments.MOMENTS:
+                    yield f"{moment}/{name}", self._adam.state[parameter][moment]
 
     @property
     def adam_steps(self) -> int:

@@ -1,8 +1,9 @@
 """The story of a run: step, report, validate, save, until the last step or until asked to stop."""
 
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +16,9 @@ from pretrain.console import Console
 from pretrain.data import Batches
 from pretrain.distributed import Vote, World, largest
 from pretrain.engine import Engine
+from pretrain.health import Health, Stragglers
 from pretrain.heartbeat import Heart, Page
+from pretrain.ledger import Entry, Ledger
 from pretrain.meter import Meter
 from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.stopping import StopRequest, Wish
@@ -54,6 +57,9 @@ class Run:
     stop: StopRequest
     sequence_tokens: int
     startup_seconds: float | None  # until the first report has told them
+    health: Health
+    ledger: Ledger | None  # rank 0 writes it
+    stragglers: Stragglers = field(default_factory=Stragglers)
     heart: Heart = field(default_factory=lambda: Heart(Page()))
     save_seconds: float = 0.0  # the longest save so far, from its beginning until it counted
     saving_since: float | None = None
@@ -78,6 +84,8 @@ def train(run: Run, config: LoopConfig) -> Exit:
         wanted = _wish(run, config.checkpoint, time.monotonic() - saved_at)
         wish, writing = vote.cast(wanted, run.checkpoints.writing)
         _forgiving(run, partial(run.checkpoints.heard, bool(writing)))
+        if run.health.comparison_due(step):
+            _aside(run, "report", lambda: _compare(run))
         if due(step, config.log_every, last):
             _aside(run, "report", lambda: _report(run))
         if due(step, config.validate_every, config.steps):
@@ -107,8 +115,13 @@ def _step(run: Run, config: LoopConfig) -> None:
     result = run.engine.train_step(batch.micro_batches, rate)
     run.meter.add(result, batch, rate)
     run.progress.step += 1
+    if run.ledger:
+        share = run.plan.sequences // run.plan.ranks
+        taken = (run.progress.step, run.progress.sequences, run.plan.sequences, share, batch.places)
+        run.ledger.write(Entry(*taken))
     run.progress.sequences += run.plan.sequences
     run.progress.tokens += run.plan.sequences * run.sequence_tokens
+    run.health.heed(result.skipped, run.progress.step)
 
 
 def _wish(run: Run, checkpoint: CheckpointConfig, since_save: float) -> Wish:
@@ -132,7 +145,11 @@ def _aside(run: Run, phase: str, action: Callable[[], None]) -> None:
 
 
 def _report(run: Run) -> None:
-    metrics = run.meter.report(run.progress)
+    metrics = run.meter.report(run.progress, run.engine.forward_seconds())
+    if (rank := run.stragglers.heed(run.meter.own_step_seconds)) is not None:
+        own, median = run.meter.own_step_seconds[rank], statistics.median(run.meter.own_step_seconds)
+        text = f"needs {own:.3f} s per step, the median rank {median:.3f} s, at step {run.progress.step}"
+        run.tracker.alert(f"rank {rank} lags behind", text)
     if run.startup_seconds is not None:
         metrics["time/startup_s"], run.startup_seconds = run.startup_seconds, None
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
@@ -158,17 +175,30 @@ def _scored(run: Run, inputs: Tensor, targets: Tensor) -> Tensor:
     return run.engine.loss_sum(inputs, targets)
 
 
+def _compare(run: Run) -> None:
+    run.health.check_equal(run.engine.replicated(), run.progress.step)
+
+
 def _save(run: Run) -> None:
     """Begin to save the state, once for each step; it is written while training goes on."""
     if run.saved_step == run.progress.step:
         return
     started = time.perf_counter()
+    run.health.check_finite(_state(run.engine), run.progress.step)
+    _compare(run)
+    if run.ledger:
+        run.ledger.sync()
     run.saving_since = time.monotonic()
     _forgiving(run, lambda: run.checkpoints.begin(run.engine, run.progress))
     seconds = largest(run.world, time.perf_counter() - started)[0]
     run.tracker.log(run.progress.step, run.progress.tokens, {"time/checkpoint_save_s": seconds})
     run.tracker.event("checkpoint", step=run.progress.step, seconds=round(seconds, 3))
     run.saved_step = run.progress.step
+
+
+def _state(engine: Engine) -> Iterator[Tensor]:
+    for fragment in engine.fragments():
+        yield from (fragment.weight, fragment.exp_avg, fragment.exp_avg_sq)
 
 
 def _forgiving(run: Run, action: Callable[[], None]) -> None:

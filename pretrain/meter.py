@@ -38,6 +38,8 @@ class Meter:
         self._waited = 0.0
         self._elapsed = 0.0
         self._resumed = time.perf_counter()
+        # Of every rank, per step: waiting for data and forward passes, which no other rank prolongs.
+        self.own_step_seconds: list[float] = []
 
     def add(self, result: StepResult, batch: Batch, learning_rate: float) -> None:
         """Take in one step."""
@@ -58,16 +60,21 @@ class Meter:
         """Let the clock go on."""
         self._resumed = time.perf_counter()
 
-    def report(self, progress: Progress) -> dict[str, float]:
+    def report(self, progress: Progress, forward_seconds: float = 0.0) -> dict[str, float]:
         """Return the metrics of the steps since the last report, the same on every rank; begin anew.
 
-        Collective. The clock must be paused.
+        `forward_seconds` are those of this rank since the last report. Collective. The clock must be
+        paused.
         """
         assert self._last is not None, "a report needs a step"
         steps = len(self._losses)
         loss_sum = float(torch.stack(self._losses).sum())
         loss = summed(self._world, loss_sum)[0] / (steps * self._world.size)
         elapsed, waited, memory = largest(self._world, self._elapsed, self._waited, self._peak_memory())
+        own = [0.0] * self._world.size
+        own[self._world.rank] = (forward_seconds + self._waited) / steps
+        self.own_step_seconds = summed(self._world, *own)
+        slowest = max(range(self._world.size), key=self.own_step_seconds.__getitem__)
         scale, tokens_per_s = self._scale, self._scale.tokens_per_step * steps / elapsed
         metrics = {
             "train/loss": loss,
@@ -78,6 +85,8 @@ class Meter:
             "perf/tokens_per_s_per_gpu": tokens_per_s / self._world.size,
             "perf/mfu": scale.flops_per_token * tokens_per_s / (scale.peak_flops * self._world.size),
             "perf/step_s": elapsed / steps,
+            "perf/step_s_max": self.own_step_seconds[slowest],
+            "perf/slowest_rank": float(slowest),
             "perf/data_wait_s": waited / steps,
             "perf/data_wait_frac": waited / elapsed,
             "time/eta_h": (scale.total_steps - progress.step) * elapsed / steps / 3600,

@@ -95,9 +95,15 @@ def poison(step: int) -> None:
     GPT.forward = forward
 
 
-def flip_a_bit(engine) -> None:
-    weight = dict(engine._module.named_parameters())["final_norm.weight"]
-    weight.data.view(torch.int32)[3] ^= 1 << 12
+def flip_a_bit(step: int) -> None:
+    """Flip one bit of one weight after `step`, before the ranks compare them."""
+    from pretrain.engine import Engine
+
+    def flip(engine) -> None:
+        weight = dict(engine._module.named_parameters())["ln_f.weight"]
+        weight.data.view(torch.int32)[3] ^= 1 << 12
+
+    before(Engine, "replicated", step, flip, lambda engine: engine.step)
 
 
 PLANTS: dict[str, Callable[[int], None]] = {
@@ -106,7 +112,7 @@ PLANTS: dict[str, Callable[[int], None]] = {
     "hang": in_step(lambda _: time.sleep(FOR_EVER)),
     "interpreter": in_step(hold_the_interpreter),
     "crash": in_step(crash),
-    "flip": in_step(flip_a_bit),
+    "flip": flip_a_bit,
     "hang-in-data": hang_in_data,
     "hang-in-save": hang_in_save,
     "hang-in-evaluation": hang_in_evaluation,
