@@ -66,11 +66,12 @@ def main(overrides: list[str]) -> None:
         require_space(output, tokens * DTYPE.itemsize, "the shards")
         share = range(config.task_index, plan.routing.buckets, config.task_count)
         progress = Progress("finalize", sum(marker.bytes for marker in markers))
+        made: dict[int, BucketResult] = {}
         for bucket in share:
-            result = reduce_bucket(plan, output, bucket, with_tail=bucket == tail_bucket)
+            made[bucket] = result = reduce_bucket(plan, output, bucket, with_tail=bucket == tail_bucket)
             progress.advance(sum(shard.bytes for _, shard in result.shards), result.counts.tokens)
         progress.finish()
-        results = [bucket_result(plan, output, bucket) for bucket in range(plan.routing.buckets)]
+        results = [made.get(n) or bucket_result(plan, output, n) for n in range(plan.routing.buckets)]
         if missing := [bucket for bucket, result in enumerate(results) if result is None]:
             print(f"finalize: {len(missing)} of {len(results)} shards are left to other tasks")
             return

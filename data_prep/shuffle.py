@@ -44,7 +44,7 @@ def unit_marker(plan: Plan, output: Path, unit: int) -> Marker | None:
     """Return the marker of a finished unit whose spill file is whole, else None."""
     folder = spill_folder(output)
     marker = read_marker(folder, unit, plan.digest)
-    return marker if marker and is_whole(folder, unit, marker) else None
+    return marker if marker and is_whole(folder, unit, marker, plan.routing.buckets) else None
 
 
 def map_unit(plan: Plan, output: Path, unit: int, encoder: Encoder) -> Marker:

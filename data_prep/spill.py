@@ -4,7 +4,7 @@
     section    for each bucket: one RECORD per document, then their tokens in the same order
 
 Each section carries a digest that binds it to plan, unit and bucket, so a reader of one bucket checks
-exactly what it reads. The unit is finished when its marker, which holds the file's SHA-256, is there.
+exactly what it reads. The unit is finished when its marker, which holds the table's SHA-256, is there.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import numpy as np
 from conf.exits import CorruptError
 from data_prep.counts import Counts, counts_of
 from data_prep.packing import DTYPE
-from data_prep.publish import publish, read_exactly, replacing, sha256_of_file
+from data_prep.publish import publish, read_exactly, replacing
 from data_prep.routing import TextHash
 
 SECTION = np.dtype([("offset", "<u8"), ("documents", "<u8"), ("tokens", "<u8"), ("digest", "S32")])
@@ -33,7 +33,7 @@ class Marker:
 
     plan: str
     bytes: int
-    sha256: str
+    sha256: str  # of the table, which holds the digest of every section
     counts: Counts
     overlap: str  # contamination.Overlap.record()
 
@@ -58,20 +58,20 @@ class Spill:
 
     def write(self, folder: Path, unit: int, *, plan: str, counts: Counts, overlap: str = "") -> Marker:
         """Write the spill file, then its marker; return the marker."""
-        path = spill_path(folder, unit)
         table = np.zeros(len(self._buckets), SECTION)
         offset = table.nbytes
-        for bucket, documents in enumerate(self._buckets):
-            tokens = sum(len(tokens) for _, tokens in documents)
-            content = _section_bytes(documents)
-            digest = _digest(f"{plan} {unit} {bucket} {offset} {len(documents)} {tokens}", content)
-            table[bucket] = (offset, len(documents), tokens, digest)
-            offset += len(content)
-        with replacing(path) as file:
+        with replacing(spill_path(folder, unit)) as file:
+            file.seek(offset)
+            for bucket, documents in enumerate(self._buckets):
+                tokens = sum(len(tokens) for _, tokens in documents)
+                content = _section_bytes(documents)
+                digest = _digest(f"{plan} {unit} {bucket} {offset} {len(documents)} {tokens}", content)
+                table[bucket] = (offset, len(documents), tokens, digest)
+                file.write(content)
+                offset += len(content)
+            file.seek(0)
             file.write(table.tobytes())
-            for documents in self._buckets:
-                file.write(_section_bytes(documents))
-        marker = Marker(plan, offset, sha256_of_file(path), counts, overlap)
+        marker = Marker(plan, offset, hashlib.sha256(table.tobytes()).hexdigest(), counts, overlap)
         record = {
             "plan": plan,
             "bytes": offset,
@@ -93,10 +93,19 @@ def read_marker(folder: Path, unit: int, plan: str) -> Marker | None:
     return marker if marker.plan == plan else None
 
 
-def is_whole(folder: Path, unit: int, marker: Marker) -> bool:
+def is_whole(folder: Path, unit: int, marker: Marker, buckets: int) -> bool:
     """Return whether the spill file still is what its marker says."""
     path = spill_path(folder, unit)
-    return path.exists() and path.stat().st_size == marker.bytes and sha256_of_file(path) == marker.sha256
+    if not path.exists() or path.stat().st_size != marker.bytes:
+        return False
+    if hashlib.sha256(_table(path, buckets).tobytes()).hexdigest() != marker.sha256:
+        return False
+    try:
+        for bucket in range(buckets):
+            read_section(folder, unit, bucket, plan=marker.plan)
+    except CorruptError:
+        return False
+    return True
 
 
 def read_section(folder: Path, unit: int, bucket: int, *, plan: str) -> Section:
@@ -126,8 +135,7 @@ def read_section(folder: Path, unit: int, bucket: int, *, plan: str) -> Section:
 
 def documents_per_bucket(folder: Path, unit: int, buckets: int) -> np.ndarray:
     """Return how many documents a unit has in each bucket, duplicates included: int64, (buckets,)."""
-    with spill_path(folder, unit).open("rb") as file:
-        table = np.frombuffer(file.read(buckets * SECTION.itemsize), SECTION)
+    table = _table(spill_path(folder, unit), buckets)
     if len(table) != buckets:
         raise _damaged(spill_path(folder, unit))
     return table["documents"].astype(np.int64)
@@ -141,6 +149,13 @@ def spill_path(folder: Path, unit: int) -> Path:
 def marker_path(folder: Path, unit: int) -> Path:
     """Return the completion marker of a unit."""
     return folder / f"unit-{unit:06d}.json"
+
+
+def _table(path: Path, buckets: int) -> np.ndarray:
+    """Return the table of a spill file: SECTION, (buckets,), fewer if the file is cut short."""
+    with path.open("rb") as file:
+        content = file.read(buckets * SECTION.itemsize)
+    return np.frombuffer(content, SECTION, len(content) // SECTION.itemsize)
 
 
 def _length(documents: int, tokens: int) -> int:

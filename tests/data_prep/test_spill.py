@@ -35,9 +35,18 @@ def test_the_marker_knows_whether_the_file_is_whole(folder: Path):
     marker = read_marker(folder, 7, "plan")
     assert marker is not None
     assert (marker.counts.kept, marker.counts.tokens) == (4, 6)
-    assert is_whole(folder, 7, marker)
+    assert is_whole(folder, 7, marker, 4)
     spill_path(folder, 7).write_bytes(spill_path(folder, 7).read_bytes()[:-1] + b"?")
-    assert not is_whole(folder, 7, marker)
+    assert not is_whole(folder, 7, marker, 4)
+
+
+def test_any_flipped_bit_makes_a_unit_unfinished(folder: Path):
+    path, marker = spill_path(folder, 7), read_marker(folder, 7, "plan")
+    assert marker is not None
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        assert not is_whole(folder, 7, marker, 4), at
 
 
 def test_the_marker_of_another_plan_counts_as_none(folder: Path):
