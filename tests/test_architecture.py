@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("conf", "data_prep", "pretrain")
+PACKAGES = ("conf", "data_prep", "pretrain", "slurm")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SCRIPTS = [*MODULES, *sorted((ROOT / "examples").glob("*.py"))]
 

@@ -1,0 +1,92 @@
+"""What becomes of a job when its ranks have ended: requeued, finished, or stopped for a person to look at.
+
+Pure: everything that decides is handed in, and the same facts always give the same answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conf.exits import Exit
+from slurm.record import Outcome
+
+# Another start would end the same way: a person must change something first.
+_FINAL = {
+    Exit.CONFIG,
+    Exit.DATASET,
+    Exit.NO_CHECKPOINT,
+    Exit.CORRUPT,
+    Exit.LEASE_HELD,
+    Exit.DISK,
+    Exit.REFUSED,
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How a start of a job ended."""
+
+    exit_code: int  # of the rank that ended first
+    is_done: bool  # the last step's checkpoint is there
+    asked_by_user: bool  # a file STOP that is not the supervisor's
+    job_state: str  # as SLURM tells it now
+    fruitless_crashes: int  # in a row, this one included if it is one
+    most_crashes: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and why."""
+
+    verdict: str  # requeue | done | stopped | failed | left
+    reason: str
+    exit_code: int  # of the batch script, if it is not requeued
+
+
+def decide(facts: Facts) -> Decision:
+    """Return what becomes of the job."""
+    code = facts.exit_code
+    if facts.is_done:
+        return Decision("done", "all steps are done", 0)
+    if code == Exit.REQUEUE and facts.asked_by_user:
+        return Decision("stopped", "the file STOP asked for it; submit again to go on", 0)
+    if facts.job_state != "RUNNING":
+        # Cancelled, or being requeued by SLURM itself. To requeue a job that its user has just cancelled
+        # would bring it back to life.
+        state = facts.job_state or "unknown to SLURM"
+        return Decision("left", f"the job is {state}, so somebody else decides", code)
+    if code == Exit.REQUEUE:
+        return Decision("requeue", "saved when asked to stop", 0)
+    crashes = facts.fruitless_crashes
+    if code in _FINAL or crashes >= facts.most_crashes:
+        many = f"{crashes} crashes in a row without a new checkpoint"
+        why = "another start would end the same way" if code in _FINAL else many
+        return Decision("failed", f"{_named(code)}: {why}", code or 1)
+    return Decision("requeue", _named(code), 0)
+
+
+def fruitless_crashes(history: Sequence[Outcome], exit_code: int, *, progressed: bool) -> int:
+    """Return how many starts in a row, with the one that has just ended, crashed without a new checkpoint.
+
+    Starts that were lost with their node neither count nor interrupt the row.
+    """
+    if progressed or exit_code == Exit.REQUEUE:
+        return 0
+    count = 1
+    for outcome in reversed(history):
+        if outcome.decision in ("lost", "left"):
+            if outcome.to_step > outcome.from_step:
+                break
+            continue
+        if not outcome.is_fruitless_crash:
+            break
+        count += 1
+    return count
+
+
+def _named(code: int) -> str:
+    if code == 0:
+        return "the ranks left before the last step, and none said why"
+    known = {int(each): each.name.lower().replace("_", " ") for each in Exit}
+    if code > 128:
+        return f"a rank was ended by signal {code - 128}"
+    return f"a rank left with exit code {code}" + (f" ({known[code]})" if code in known else "")

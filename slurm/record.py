@@ -1,0 +1,95 @@
+"""What the jobs of a run came to, as lines of `attempts.jsonl` beside those of the trainer.
+
+One line `launch` when a job starts or is started again, one line `outcome` when its ranks have ended. A
+launch without an outcome was cut short: its first node was lost, or SLURM ended it in between.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+NAME = "attempts.jsonl"
+# The same node at fault so often is not bad luck.
+_FAULTS_OF_A_BAD_NODE = 2
+_NODES = ("faulty_nodes", "excluded_nodes")  # JSON makes lists of them
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one start of a job ended."""
+
+    job: str
+    restart: int  # 0 for the first start of a job
+    exit_code: int | None  # of the rank that ended first; None if nobody was left to tell
+    reason: str
+    decision: str  # requeue | done | stopped | failed | left | lost
+    from_step: int  # of the newest checkpoint
+    to_step: int
+    seconds: float = 0.0
+    faulty_nodes: tuple[str, ...] = ()
+    excluded_nodes: tuple[str, ...] = ()
+
+    @property
+    def is_fruitless_crash(self) -> bool:
+        """Say whether it ended by itself, badly, without a newer checkpoint than it began with."""
+        return (
+            self.decision in ("requeue", "failed") and self.exit_code != 75 and self.to_step <= self.from_step
+        )
+
+
+def begin(run_dir: Path, job: str, restart: int, **facts: Any) -> None:
+    """Record that a job starts."""
+    _append(run_dir, {"event": "launch", "job": job, "restart": restart, **facts})
+
+
+def end(run_dir: Path, outcome: Outcome) -> None:
+    """Record how it ended."""
+    _append(run_dir, {"event": "outcome", **asdict(outcome)})
+
+
+def outcomes(run_dir: Path) -> list[Outcome]:
+    """Return how the earlier starts ended, oldest first."""
+    lines = [line for line in _read(run_dir) if line.get("event") == "outcome"]
+    names = {each.name for each in fields(Outcome)}
+    told = [{name: value for name, value in line.items() if name in names} for line in lines]
+    return [Outcome(**{**line, **{name: tuple(line[name]) for name in _NODES}}) for line in told]
+
+
+def unended(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the launches of which nobody told the end."""
+    lines = _read(run_dir)
+    ended = {(line["job"], line["restart"]) for line in lines if line.get("event") == "outcome"}
+    begun = [line for line in lines if line.get("event") == "launch"]
+    return [line for line in begun if (line["job"], line["restart"]) not in ended]
+
+
+def bad_nodes(history: Sequence[Outcome]) -> list[str]:
+    """Return the nodes that were at fault repeatedly."""
+    faults = Counter(node for outcome in history for node in outcome.faulty_nodes)
+    return sorted(node for node, count in faults.items() if count >= _FAULTS_OF_A_BAD_NODE)
+
+
+def _read(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / NAME
+    parsed = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            parsed.append(json.loads(line))
+        except ValueError:  # cut off by a crash
+            continue
+    return [line for line in parsed if isinstance(line, dict)]
+
+
+def _append(run_dir: Path, line: dict[str, Any]) -> None:
+    descriptor = os.open(run_dir / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        size = os.fstat(descriptor).st_size
+        cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        text = json.dumps({**line, "time": round(time.time(), 3)})
+        file.write((("\n" if cut_off else "") + text + "\n").encode())
+        os.fsync(descriptor)

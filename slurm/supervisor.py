@@ -1,0 +1,278 @@
+"""The batch script of a training job, on its first node: starts the ranks and settles what comes after.
+
+python -m slurm.supervisor run_dir=RUN [key=value …]      inside a job; see train.sbatch
+
+SLURM's signal before the time limit comes here alone and becomes a file STOP, which the trainer heeds
+after its step. Whether a run is done is read from its checkpoints, never from srun's status, which is 0
+for some cancelled jobs. A job is requeued only while SLURM calls it RUNNING.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from omegaconf import DictConfig, OmegaConf
+
+from conf import compose, override_key
+from conf.command import run as run_command
+from conf.exits import ConfigError, Exit
+from pretrain import commit, manifest
+from slurm import launch, record, scheduler
+from slurm.decision import Decision, Facts, decide, fruitless_crashes
+from slurm.record import Outcome
+from slurm.site import Site, site
+
+_CHECKPOINTS = "checkpoints"
+_STOP = "STOP"
+_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+_LAUNCHES = 4  # srun gives up at once if the controller is away for a moment
+_LAUNCH_PAUSE_SECONDS = 10.0
+_TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Start:
+    """This start of this job."""
+
+    run_dir: Path
+    settings: Site
+    job: str
+    restart: int
+    from_step: int  # of the newest checkpoint
+
+    @property
+    def name(self) -> str:
+        """A name that no other start of any job has."""
+        return f"{self.job}.{self.restart}"
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the ranks' logs."""
+        return self.run_dir / "logs" / self.name
+
+
+class StopFile:
+    """The wish to stop, as a file in the run directory, and whose it is."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / _STOP
+
+    def is_users(self) -> bool:
+        """Say whether somebody other than a supervisor has put it there."""
+        return self._path.exists() and not self._path.read_text().startswith("slurm ")
+
+    def remove_ours(self) -> None:
+        """Remove it, unless it is the user's."""
+        if self._path.exists() and not self.is_users():
+            self._path.unlink(missing_ok=True)
+
+    def listen(self) -> None:
+        """From now on, turn signals into the file."""
+        for number in _SIGNALS:
+            signal.signal(number, self._received)
+
+    def ignore(self) -> None:
+        """From now on, let signals pass: SLURM ends this process when it is done with it."""
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        if not self._path.exists():
+            self._path.write_text(f"slurm {signal.Signals(number).name}\n")
+        say(f"{signal.Signals(number).name}: asked the trainer to save and leave")
+
+
+def main(overrides: list[str]) -> int:
+    """Supervise one start of a job; return the exit code of its batch script."""
+    run_dir, settings = _settings(overrides)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    stop = StopFile(run_dir)
+    stop.remove_ours()
+    if stop.is_users():
+        say(f"{run_dir / _STOP} asks to stop: nothing was started; remove it and submit again to go on")
+        return Exit.OK
+    if is_done(run_dir):
+        say(f"{run_dir} is done; nothing to do")
+        return Exit.OK
+    _tell_lost(run_dir)
+    stop.listen()
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    start = Start(run_dir, settings, os.environ["SLURM_JOB_ID"], restart, newest_step(run_dir))
+    nodes = scheduler.hosts(os.environ["SLURM_JOB_NODELIST"])
+    began = time.monotonic()
+    record.begin(run_dir, start.job, restart, nodes=nodes, from_step=start.from_step)
+    ended = _launched(start, overrides)
+    decision = _decided(start, ended, asked_by_user=stop.is_users())
+    outcome = _outcome(start, ended, decision, time.monotonic() - began)
+    stop.ignore()
+    stop.remove_ours()
+    record.end(run_dir, outcome)
+    _tell(outcome, start.logs)
+    if outcome.decision != "requeue":
+        return decision.exit_code
+    return _requeue(outcome)
+
+
+def is_done(run_dir: Path) -> bool:
+    """Say whether the run's last step is in a checkpoint."""
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return False
+    raw = OmegaConf.load(path)
+    last = min(int(raw.steps), int(OmegaConf.select(raw, "stop_at") or raw.steps))
+    return newest_step(run_dir) >= last
+
+
+def newest_step(run_dir: Path) -> int:
+    """Return the step of the newest checkpoint; 0 if there is none."""
+    found = commit.checkpoints(run_dir / _CHECKPOINTS)
+    return (manifest.step_of(found[0].name) or 0) if found else 0
+
+
+def say(text: str) -> None:
+    """Write a line into the job's log."""
+    print(f"slurm: {time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
+
+
+def _settings(overrides: Sequence[str]) -> tuple[Path, Site]:
+    """Return the run directory and the cluster: frozen ones, if the run has any."""
+    given = [each.partition("=")[2].strip("'\"") for each in overrides if override_key(each) == "run_dir"]
+    if not given:
+        raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
+    if "SLURM_JOB_ID" not in os.environ:
+        raise ConfigError("this is no SLURM job; use sbatch slurm/train.sbatch, or python -m slurm.submit")
+    run_dir = Path(given[-1]).expanduser().resolve()
+    frozen = run_dir / "config.yaml"
+    raw = OmegaConf.load(frozen) if frozen.exists() else compose("train", list(overrides))
+    assert isinstance(raw, DictConfig)
+    return run_dir, site(raw.cluster)
+
+
+def _tell_lost(run_dir: Path) -> None:
+    """Record the starts that ended without a word, and name their nodes that are down."""
+    for launch_line in record.unended(run_dir):
+        nodes = scheduler.down(launch_line["nodes"])
+        reason = f"lost with {', '.join(nodes)}" if nodes else "ended by SLURM before it could tell"
+        say(f"the start before this one, {launch_line['job']}.{launch_line['restart']}, was {reason}")
+        record.end(
+            run_dir,
+            Outcome(
+                job=launch_line["job"],
+                restart=launch_line["restart"],
+                exit_code=None,
+                reason=reason,
+                decision="lost",
+                from_step=launch_line["from_step"],
+                to_step=newest_step(run_dir),
+                faulty_nodes=tuple(nodes),
+            ),
+        )
+
+
+def _launched(start: Start, overrides: Sequence[str]) -> launch.Ended:
+    """Start the ranks, again if SLURM could not, and return how they ended."""
+    ended = launch.Ended(1, "", started=False)
+    for number in range(1, _LAUNCHES + 1):
+        environment = launch.rank_environment(os.environ, start.job)
+        command = launch.command(start.settings.train, environment, start.logs, overrides)
+        where = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
+        nodes = os.environ["SLURM_JOB_NODELIST"]
+        say(f"start {start.name} on {nodes}, meeting at {where}, logs in {start.logs}")
+        ended = launch.run(command, environment, start.logs)
+        if ended.started or scheduler.job_state(start.job) != "RUNNING":
+            return ended
+        say(f"SLURM could not start the ranks (try {number} of {_LAUNCHES})")
+        time.sleep(_LAUNCH_PAUSE_SECONDS)
+    return ended
+
+
+def _decided(start: Start, ended: launch.Ended, *, asked_by_user: bool) -> Decision:
+    """Return what becomes of the job now that its ranks have ended."""
+    crashes = fruitless_crashes(
+        record.outcomes(start.run_dir),
+        ended.exit_code,
+        progressed=newest_step(start.run_dir) > start.from_step,
+    )
+    return decide(
+        Facts(
+            exit_code=ended.exit_code,
+            is_done=is_done(start.run_dir),
+            asked_by_user=asked_by_user,
+            job_state=scheduler.job_state(start.job),
+            fruitless_crashes=crashes,
+            most_crashes=start.settings.train.most_crashes,
+        )
+    )
+
+
+def _outcome(start: Start, ended: launch.Ended, decision: Decision, seconds: float) -> Outcome:
+    """Return what is recorded of this start."""
+    crashed = decision.verdict in ("requeue", "failed") and ended.exit_code not in (0, Exit.REQUEUE)
+    faulty = [ended.node] if crashed and ended.node else []
+    if decision.verdict == "left":
+        faulty = scheduler.down(scheduler.hosts(os.environ["SLURM_JOB_NODELIST"]))
+    outcome = Outcome(
+        job=start.job,
+        restart=start.restart,
+        exit_code=ended.exit_code,
+        reason=decision.reason,
+        decision=decision.verdict,
+        from_step=start.from_step,
+        to_step=newest_step(start.run_dir),
+        seconds=round(seconds, 1),
+        faulty_nodes=tuple(faulty),
+    )
+    if outcome.decision == "requeue" and crashed:
+        outcome = replace(outcome, excluded_nodes=_to_exclude([*record.outcomes(start.run_dir), outcome]))
+    return outcome
+
+
+def _to_exclude(history: Sequence[Outcome]) -> tuple[str, ...]:
+    """Return the nodes that were at fault repeatedly, if enough others are up to start without them."""
+    bad = record.bad_nodes(history)
+    name = os.environ.get("SLURM_JOB_PARTITION", "")
+    up = next((each.nodes for each in scheduler.partitions() if each.name == name), 0) if bad else 0
+    needed = int(os.environ["SLURM_JOB_NUM_NODES"])
+    if bad and up - len(bad) < needed:
+        say(f"{', '.join(bad)}: at fault repeatedly, but {up} nodes are up and {needed} are needed")
+        return ()
+    return tuple(bad)
+
+
+def _tell(outcome: Outcome, logs: Path) -> None:
+    """Say in the job's log how it ended."""
+    nodes = f" on {', '.join(outcome.faulty_nodes)}" if outcome.faulty_nodes else ""
+    steps = f"checkpoint {outcome.from_step} → {outcome.to_step}, {outcome.seconds:.0f} s"
+    say(f"{outcome.decision}: {outcome.reason}{nodes}; {steps}")
+    if outcome.exit_code not in (0, Exit.REQUEUE) and outcome.decision in ("failed", "requeue"):
+        _show_tail(logs)
+
+
+def _requeue(outcome: Outcome) -> int:
+    """Put the job back into the queue; return the exit code of the batch script, for when that fails."""
+    if outcome.excluded_nodes:
+        say(f"from now on without {', '.join(outcome.excluded_nodes)}: at fault repeatedly")
+    if why_not := scheduler.requeue(outcome.job, exclude=outcome.excluded_nodes):
+        say(f"not requeued: {why_not}; submit again to go on")
+        return outcome.exit_code or Exit.REQUEUE
+    return Exit.OK
+
+
+def _show_tail(logs: Path) -> None:
+    """Print the last lines of the rank that spoke last before it failed."""
+    written = [path for path in sorted(logs.glob("rank-*.log")) if path.stat().st_size]
+    if written:
+        lines = written[0].read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        print(f"--- the end of {written[0]}", *lines, "---", sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        run_command(main, name="slurm.supervisor", config="train", usage=__doc__)
+    finally:
+        sys.stdout.flush()
