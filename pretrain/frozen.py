@@ -49,23 +49,20 @@ def settled(overrides: Sequence[str]) -> DictConfig:
     In a directory that has begun, settings that no weight depends on may be given anew; others must
     be what they were. Raises ConfigError, naming up to three that differ, if not.
     """
-    given = {override_key(each): each for each in overrides}
-    if "run_dir" not in given:
-        raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
-    run_dir = given["run_dir"].partition("=")[2].strip("'\"")
-    frozen = Path(run_dir) / CONFIG
-    if not frozen.exists():
-        return compose("train", overrides)
-    saved = _load(frozen)
-    if all(
-        (is_free(key) and "." in key) or key in ("run_dir", "resume", "stop_at", "log_every") for key in given
-    ):
-        merged = OmegaConf.merge(saved, OmegaConf.from_dotlist(list(given.values())))
-        assert isinstance(merged, DictConfig)
-        return merged
     composed = compose("train", overrides)
-    _compare(saved, composed, run_dir)
-    return composed
+    if OmegaConf.is_missing(composed, "run_dir"):
+        raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
+    frozen = Path(str(composed.run_dir)) / CONFIG
+    if not frozen.exists():
+        return composed
+    saved = _load(frozen)
+    given = {override_key(each) for each in overrides}
+    if not all(is_free(key) for key in given):
+        _compare(saved, composed, composed.run_dir)
+        return composed
+    for key in given:
+        OmegaConf.update(saved, key, OmegaConf.select(composed, key))
+    return saved
 
 
 def freeze(raw: DictConfig, run_dir: Path, dataset_fingerprint: str) -> Identity:

@@ -1,0 +1,58 @@
+"""Which settings a run may change between two attempts, and which are its identity."""
+
+import pytest
+
+from conf import compose, leaves
+from pretrain.config import FREE, TrainConfig, is_free
+
+# Every leaf of TrainConfig on which the weights depend. A new setting must be put here or into FREE, and
+# whoever puts it there has decided whether a run that resumes may change it.
+FIXED = {
+    "steps",
+    "seed",
+    "precision",
+    "batch.tokens",
+    "data.sequence_tokens",
+    "data.lanes",
+    *(f"model.{name}" for name in ("layers", "heads", "channels", "context", "dropout")),
+    "model.vocabulary",
+    "model.padded_vocabulary",
+    *(f"optim.{name}" for name in ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm")),
+    *(f"schedule.{name}" for name in ("shape", "peak", "warmup_steps", "final_fraction", "decay_steps")),
+}
+
+
+def all_leaves() -> set[str]:
+    return {key for key, _ in leaves(compose("train", []))}
+
+
+def test_every_setting_is_either_fixed_or_free():
+    assert {key for key in all_leaves() if not is_free(key)} == FIXED
+
+
+def test_what_is_free_exists():
+    keys = all_leaves()
+    for name in FREE:
+        assert any(key == name or key.startswith(f"{name}.") for key in keys), name
+
+
+def test_a_name_that_only_begins_like_a_free_one_is_fixed():
+    assert is_free("zero.stage")
+    assert not is_free("zeroth")
+    assert not is_free("data")
+    assert not is_free("data.indexes")
+    assert not is_free("batch")
+
+
+def test_the_loop_gets_the_runs_own_settings():
+    config = TrainConfig(run_dir="RUN", steps=50, stop_at=7, log_every=3)
+    assert (config.loop.steps, config.loop.stop_at, config.loop.log_every) == (50, 7, 3)
+    assert config.loop.validate_every == config.validation.every
+    assert config.loop.schedule is config.schedule
+    assert config.loop.checkpoint is config.checkpoint
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"seed": -1}, {"precision": "fp16"}, {"resume": "maybe"}])
+def test_a_value_out_of_range_is_refused(wrong: dict[str, object]):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainConfig(**{"run_dir": "RUN", "steps": 1, **wrong})  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,151 @@
+"""What a run directory remembers of its settings, and what it lets an attempt change."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from conf import compose, leaves, typed
+from conf.exits import ConfigError, DatasetError, NoCheckpointError, RefusedError
+from pretrain import frozen
+from pretrain.config import TrainConfig, is_free
+
+LEAVES = dict(leaves(compose("train", ["experiment=smoke", "data.index=DATA/index.json", "run_dir=RUN"])))
+FIXED = sorted(key for key in LEAVES if not is_free(key))
+CHANGEABLE = sorted(key for key in LEAVES if is_free(key) and key not in ("run_dir", "data.index"))
+
+
+def changed(value: Any) -> Any:
+    """Return another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return ["other"] if OmegaConf.is_list(value) else 3 if value is None else "other"
+
+
+@pytest.fixture
+def began(tmp_path: Path) -> list[str]:
+    """Return the overrides with which a run was begun in tmp_path / run."""
+    (tmp_path / "run").mkdir()  # as the lease does
+    overrides = ["experiment=smoke", "data.index=DATA/index.json", f"run_dir={tmp_path / 'run'}"]
+    frozen.freeze(frozen.settled(overrides), tmp_path / "run", "fingerprint")
+    return overrides
+
+
+def override(key: str) -> str:
+    return f"{key}={json.dumps(changed(LEAVES[key]))}"
+
+
+def test_a_new_run_is_what_the_command_says(tmp_path: Path):
+    overrides = ["experiment=smoke", "seed=5", f"run_dir={tmp_path}"]
+    assert frozen.settled(overrides) == compose("train", overrides)
+
+
+def test_the_run_directory_alone_goes_on_with_what_it_began_with(began: list[str]):
+    assert frozen.settled(began[-1:]) == compose("train", began)
+    assert typed(TrainConfig, frozen.settled(began[-1:])).steps == 20
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_a_setting_that_a_weight_depends_on_cannot_be_changed(began: list[str], key: str):
+    with pytest.raises(ConfigError, match=rf"was begun with other settings: .*{key} "):
+        frozen.settled([*began, override(key)])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_every_setting_that_no_weight_depends_on_can_be_changed(began: list[str], whole: bool):
+    """With the whole command or beside the run directory alone."""
+    command = began if whole else began[-1:]
+    found = dict(leaves(frozen.settled([*command, *map(override, CHANGEABLE)])))
+    for key in CHANGEABLE:
+        assert found[key] == changed(LEAVES[key]) != LEAVES[key], key
+    assert {key: found[key] for key in FIXED} == {key: LEAVES[key] for key in FIXED}
+
+
+@pytest.mark.parametrize("choice", ["zero=stage3", "tracking=offline", "cluster=local"])
+def test_a_free_group_can_be_chosen_anew_beside_the_run_directory_alone(began: list[str], choice: str):
+    group = choice.partition("=")[0]
+    found = frozen.settled([began[-1], choice])
+    assert found[group] == compose("train", [choice])[group]
+    assert found.steps == 20
+
+
+def test_the_refusal_names_the_values_and_the_way_out(began: list[str]):
+    with pytest.raises(ConfigError, match=r"seed 1337 → 5, steps 20 → 30; leave them out .*another run_dir"):
+        frozen.settled([*began, "seed=5", "steps=30"])
+    with pytest.raises(ConfigError, match=r"and 1 more"):
+        frozen.settled([*began, "seed=5", "steps=30", "model.layers=3", "model.heads=4"])
+
+
+@pytest.mark.parametrize("extra", ["validation.evry=3", "+zero.foo=1", "~zero.stage", "foo=1", "zero=stage9"])
+def test_an_unknown_setting_is_refused_on_resuming_as_on_beginning(began: list[str], extra: str):
+    with pytest.raises(ConfigError):
+        typed(TrainConfig, frozen.settled([began[-1], extra]))
+
+
+def test_a_run_directory_is_found_however_it_is_written(
+    began: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else a run would go on with other settings, unnoticed."""
+    monkeypatch.setenv("RUNS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for written in (f"'{tmp_path}/run'", f'"{tmp_path}/run"', "run", "./run/", "${oc.env:RUNS}/run"):
+        with pytest.raises(ConfigError, match="was begun with other settings: seed"):
+            frozen.settled([*began[:-1], f"run_dir={written}", "seed=5"])
+
+
+def test_a_missing_run_directory_is_asked_for():
+    with pytest.raises(ConfigError, match=r"run_dir has no value; add run_dir=DIRECTORY"):
+        frozen.settled(["experiment=smoke"])
+
+
+def test_editing_the_configuration_files_does_not_change_a_run_that_has_begun(
+    began: list[str], tmp_path: Path
+):
+    path = tmp_path / "run" / frozen.CONFIG
+    saved = OmegaConf.load(path)
+    assert isinstance(saved, DictConfig)
+    saved.optim.beta2 = 0.99  # as if conf/ had had this when the run began
+    path.write_text(OmegaConf.to_yaml(saved))
+    assert frozen.settled(began[-1:]).optim.beta2 == 0.99
+    with pytest.raises(ConfigError, match=r"optim\.beta2 0\.99 → 0\.95"):
+        frozen.settled(began)
+
+
+def test_the_identity_stays_and_another_data_set_is_refused(began: list[str], tmp_path: Path):
+    raw = frozen.settled(began)
+    first = frozen.freeze(raw, tmp_path / "run", "fingerprint")
+    assert frozen.freeze(raw, tmp_path / "run", "fingerprint") == first
+    assert frozen.begun(tmp_path / "run") == (typed(TrainConfig, raw), first)
+    with pytest.raises(DatasetError, match=r"begun on data set fingerprint…, data\.index now names other"):
+        frozen.freeze(raw, tmp_path / "run", "other")
+
+
+def test_the_hash_of_a_config_sees_what_is_fixed_and_nothing_else(tmp_path: Path):
+    base = compose("train", ["experiment=smoke"])
+    same = compose("train", ["experiment=smoke", "zero=stage3", "log_every=7", f"run_dir={tmp_path}"])
+    other = compose("train", ["experiment=smoke", "seed=2"])
+    assert frozen.config_sha256(base) == frozen.config_sha256(same) != frozen.config_sha256(other)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="is not a run directory"):
+        frozen.begun(tmp_path)
+
+
+def test_a_huge_file_is_not_taken_for_a_config(began: list[str], tmp_path: Path):
+    (tmp_path / "run" / frozen.CONFIG).write_bytes(b"#" * (1 << 21))
+    with pytest.raises(ConfigError, match="is not a run's own config"):
+        frozen.settled(began)
+
+
+def test_resume_is_held_against_what_is_there(tmp_path: Path):
+    for mode, has_trained in (("auto", False), ("auto", True), ("must", True), ("never", False)):
+        frozen.check_resume(mode, tmp_path, has_trained)
+    with pytest.raises(NoCheckpointError, match="use resume=auto"):
+        frozen.check_resume("must", tmp_path, False)
+    with pytest.raises(RefusedError, match="use another run_dir"):
+        frozen.check_resume("never", tmp_path, True)
