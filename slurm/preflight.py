@@ -1,0 +1,211 @@
+"""What would go wrong with a run before it is submitted: each fault in one line, with the way out.
+
+Nothing here writes or submits anything. A check that needs an answer of SLURM's asks for it once.
+"""
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from conf.exits import CorruptError, DatasetError
+from data_prep.shards import Index, read_block, read_index
+from pretrain.batch import plan_batch
+from pretrain.config import TrainConfig
+from pretrain.lease import LEASE_NAME, STALE_SECONDS
+from pretrain.model import GPT, parameter_count
+from slurm import scheduler
+from slurm.scheduler import Partition
+from slurm.site import Site, TrainJob
+from slurm.supervisor import is_done
+
+_SAMPLED_BLOCKS = 16  # of a data set: a whole one takes hours to hash
+_SEED = 20
+_STATE_BYTES = 12  # of a parameter in a checkpoint: weight and two moments, fp32
+# SLURM looks at time limits every 30 s, and may send its signal a minute early.
+_SIGNAL_EARLY_SECONDS = 60
+_WORK_SECONDS = 60  # that must be left of a job to start up and to train in
+_KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+
+
+def folder_faults(directory: Path) -> Iterator[str]:
+    """Tell whether a directory can be written, or made."""
+    existing = _existing(directory)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK) or _is_read_only(existing):
+        yield f"{existing} cannot be written; choose another place than {directory}"
+
+
+def place_faults(directory: Path) -> Iterator[str]:
+    """Tell whether a run directory can be written and is not in use or finished."""
+    yield from folder_faults(directory)
+    if (directory / "STOP").exists():
+        yield f"{directory / 'STOP'} would stop the run at once; remove it"
+    if is_done(directory):
+        yield f"{directory} has trained all its steps; nothing to submit, choose another run_dir"
+    lease = directory / LEASE_NAME
+    if lease.exists() and time.time() - lease.stat().st_mtime < STALE_SECONDS:
+        holder = json.loads(lease.read_text())
+        if not holder["released"]:
+            who = f"pid {holder['pid']} on {holder['host']}, job {holder['job'] or 'none'}"
+            yield f"{directory} is in use by {who}; stop it or choose another run_dir"
+
+
+def twin_faults(directory: Path) -> Iterator[str]:
+    """Tell whether jobs of this very run are in the queue already."""
+    path = directory / "jobs.json"
+    for name, job in json.loads(path.read_text()).items() if path.exists() else ():
+        state = scheduler.job_state(job)
+        if state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED"):
+            yield f"job {job} ({name}, {state}) holds this run already; wait for it, or scancel {job}"
+
+
+def data_faults(index_path: str, vocabulary: int) -> Iterator[str]:
+    """Tell whether the data set is whole, as far as its sizes and a sample of its hashes tell."""
+    try:
+        index = read_index(index_path)
+    except DatasetError as error:
+        yield f"{error}; or let the jobs prepare it: prepare.corpus=… prepare.corpus.paths=[…]"
+        return
+    if index.end_of_text >= vocabulary:
+        yield f"{index_path} holds tokens up to {index.end_of_text}; raise model.vocabulary from {vocabulary}"
+    shards = [shard for split in index.splits.values() for shard in split.shards]
+    sound = True
+    for shard in shards:
+        path = index.directory / shard.name
+        if not path.exists():
+            sound = False
+            yield f"{path} is missing, though the index lists it; copy it again"
+        elif path.stat().st_size != shard.bytes:
+            sound = False
+            yield f"{path} has {path.stat().st_size} of {shard.bytes} bytes; copy it again"
+    if sound:
+        yield from _sampled_hashes(index)
+
+
+def space_faults(config: TrainConfig) -> Iterator[str]:
+    """Tell whether the disk holds the checkpoints that will lie there at once."""
+    with torch.device("meta"):
+        parameters = parameter_count(GPT(config.model))
+    needed = parameters * _STATE_BYTES * (config.checkpoint.keep_last + 1)  # the one being written, too
+    if config.checkpoint.keep_every:
+        needed += parameters * _STATE_BYTES * (config.steps // config.checkpoint.keep_every)
+    existing = _existing(Path(config.run_dir))
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        yield (
+            f"{existing} has {free / 1e9:.1f} GB free, the checkpoints need {needed / 1e9:.1f} GB; free "
+            "space, choose another run_dir, or lower checkpoint.keep_last or raise checkpoint.keep_every"
+        )
+
+
+def batch_faults(config: TrainConfig, job: TrainJob) -> Iterator[str]:
+    """Tell whether the global batch can be cut for every number of nodes that the job may get."""
+    for nodes in range(job.fewest_nodes, job.most_nodes + 1):
+        try:
+            plan_batch(
+                config.batch, sequence_tokens=config.data.sequence_tokens, ranks=nodes * job.ranks_per_node
+            )
+        except ValueError as error:
+            yield f"on {nodes} nodes: {error}, or another cluster.slurm.train.nodes"
+            return
+
+
+def time_faults(job: TrainJob) -> Iterator[str]:
+    """Tell whether the time limit leaves time to train and to save."""
+    limit = scheduler.seconds(job.time)
+    least = job.lead_seconds + _SIGNAL_EARLY_SECONDS + _WORK_SECONDS
+    if limit < least:
+        yield (
+            f"cluster.slurm.train.time {job.time} is {limit:.0f} s; the signal {job.lead_seconds} s before "
+            f"its end leaves no time to train, use {least} s or more, or a smaller lead_seconds"
+        )
+
+
+def tracking_faults(config: TrainConfig) -> Iterator[str]:
+    """Tell whether the metrics can reach the service that they must reach."""
+    if config.tracking.wandb == "online" and not any(os.environ.get(key) for key in _KEYS):
+        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        if not netrc.exists() or "wandb" not in netrc.read_text():
+            yield "tracking=online, but W&B knows no account here; run `wandb login`, or use tracking=offline"
+
+
+def cluster_faults(site: Site, *, trains: bool, prepares: bool) -> Iterator[str]:
+    """Tell whether the cluster has what the jobs ask for."""
+    try:
+        known = {each.name: each for each in scheduler.partitions()}
+    except OSError as error:
+        yield f"{error}; is this a login node of the cluster?"
+        return
+    job = site.train
+    default = next((each.name for each in known.values() if each.is_default), "")
+    if trains and (partition := known.get(job.partition or default)):
+        yield from _node_faults(job, partition)
+    asked = [("train", job.partition, job.time)] if trains else []
+    asked += [("prepare", site.prepare.partition, site.prepare.time)] if prepares else []
+    for name, wanted, limit in asked:
+        if wanted is None:
+            continue
+        partition = known.get(wanted)
+        if partition is None:
+            yield f"cluster.slurm.{name}.partition {wanted} is unknown; there are: {', '.join(sorted(known))}"
+        elif not partition.is_up:
+            yield f"partition {wanted} is not up; use another: {', '.join(sorted(known))}"
+        elif scheduler.seconds(limit) > partition.time_limit_seconds:
+            most = f"{partition.time_limit_seconds / 60:.0f} minutes"
+            yield f"cluster.slurm.{name}.time {limit} is above the limit of {wanted}, {most}; lower it"
+
+
+def _node_faults(job: TrainJob, partition: Partition) -> Iterator[str]:
+    name = partition.name
+    if job.gpus_per_node > partition.most_gpus:
+        yield (
+            f"cluster.slurm.train.gpus_per_node {job.gpus_per_node}: the nodes of {name} have at most "
+            f"{partition.most_gpus}; lower it, or use another partition"
+        )
+    if job.gpus_per_node and job.ranks_per_node > job.gpus_per_node:
+        yield (
+            f"cluster.slurm.train.ranks_per_node {job.ranks_per_node} is more than gpus_per_node "
+            f"{job.gpus_per_node}; every rank needs a GPU of its own"
+        )
+    cpus = job.ranks_per_node * job.cpus_per_rank
+    if cpus > partition.most_cpus:
+        yield (
+            f"cluster.slurm.train: {job.ranks_per_node} ranks of {job.cpus_per_rank} CPUs need {cpus} on a "
+            f"node; those of {name} have {partition.most_cpus}, lower cpus_per_rank"
+        )
+    if job.fewest_nodes > partition.nodes:
+        yield (
+            f"cluster.slurm.train.nodes {job.nodes}: {partition.nodes} nodes of {name} are up; use fewer, "
+            "or a range such as 1-2"
+        )
+
+
+def _sampled_hashes(index: Index) -> Iterator[str]:
+    """Read some blocks from all over the data set and compare them with the index."""
+    blocks = [
+        (shard, number)
+        for split in index.splits.values()
+        for shard in split.shards
+        for number in range(len(shard.blocks))
+    ]
+    for shard, number in random.Random(_SEED).sample(blocks, min(_SAMPLED_BLOCKS, len(blocks))):
+        try:
+            read_block(index.directory, shard, number)
+        except (CorruptError, DatasetError, OSError) as error:
+            yield str(error)
+            return
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that is there."""
+    return path if path.exists() else _existing(path.parent)
+
+
+def _is_read_only(path: Path) -> bool:
+    """Root may write anywhere, but not on a file system that is mounted read-only."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)

@@ -1,0 +1,62 @@
+"""How a chain of jobs goes on, told as it changes, and a summary when the last job has ended."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from slurm import record, scheduler
+from slurm.chain import Request
+from slurm.finalize import FAILED
+from slurm.supervisor import is_done, newest_step
+
+_POLL_SECONDS = 2.0
+_ENDED = {
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "DEADLINE",
+    "BOOT_FAIL",
+    "",
+}
+
+
+def follow(request: Request, ids: Mapping[str, str]) -> int:
+    """Print every change until all jobs have ended; return 0 if what was asked for is there, else 1."""
+    last: dict[str, str] = {}
+    while True:
+        states = {name: scheduler.job_state(job) for name, job in ids.items()}
+        for name, state in states.items():
+            if last.get(name) != state:
+                print(
+                    f"submit: {time.strftime('%H:%M:%S')} job {ids[name]} ({name}): {state or 'gone'}",
+                    flush=True,
+                )
+        last = states
+        if set(states.values()) <= _ENDED:
+            break
+        time.sleep(_POLL_SECONDS)
+    return _summary(request, states)
+
+
+def _summary(request: Request, states: Mapping[str, str]) -> int:
+    failed = request.directory / FAILED
+    if failed.exists():
+        print(failed.read_text())
+    if request.run_dir is not None:
+        _tell_attempts(request.run_dir)
+        done = is_done(request.run_dir)
+    else:
+        done = set(states.values()) == {"COMPLETED"}
+    ends = ", ".join(f"{name} {state.lower()}" for name, state in states.items())
+    print(f"submit: {'done' if done else 'not done'}: {ends}")
+    return 0 if done else 1
+
+
+def _tell_attempts(run_dir: Path) -> None:
+    for outcome in record.outcomes(run_dir):
+        steps = f"checkpoint {outcome.from_step} → {outcome.to_step}"
+        print(f"submit: start {outcome.job}.{outcome.restart}: {outcome.decision}: {outcome.reason}; {steps}")
+    print(f"submit: the newest checkpoint is of step {newest_step(run_dir)}")
