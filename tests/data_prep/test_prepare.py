@@ -43,6 +43,7 @@ def test_the_number_and_order_of_tasks_does_not_change_a_byte(make: Make, corpus
     assert hashes(make(corpus[::-1], name="five", tasks=5)) == one
 
 
+@pytest.mark.slow
 def test_neither_does_the_number_of_workers(make: Make, corpus: list[Path]):
     one = hashes(make(corpus, name="one"))
     assert hashes(make(corpus, "workers=3", name="three", tasks=2)) == one
