@@ -124,9 +124,10 @@ def runs(world_sizes: tuple[int, ...], seeds: range) -> Iterator[tuple[str, list
 def main() -> int:
     """Print states and violations of each run; return 1 if there are any violations."""
     total, bad, began = 0, 0, time.monotonic()
-    for reordered in (False, True):
+    # Any subset for four ranks is millions of states, and half an hour.
+    for reordered, world_sizes in ((False, (1, 2, 4)), (True, (1, 2))):
         seen: set[bytes] = set()
-        for name, log in runs((1, 2, 4), range(2)):
+        for name, log in runs(world_sizes, range(2)):
             with scratch.directory() as base:
                 verdict = explore(log, base / "disk", reordered=reordered, seen=seen)
             total, bad = total + verdict.states, bad + len(verdict.violations)

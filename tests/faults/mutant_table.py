@@ -113,7 +113,7 @@ MUTANTS = (
         "            if False:",
     ),
     Mutant(
-        "sizes alone decide when committing what is already there",
+        "sizes alone decide on load",
         "recovery",
         "    return verify(root / name)\n",
         "    with durable.opened_directory(root / name) as d:\n        check_files(manifest, d)\n"

@@ -202,7 +202,8 @@ def points(*, faults: Sequence[str]) -> Iterator[Point]:
                 for fault in ERRORS:
                     if fault in faults:
                         yield Point(call, number, fault, world_size=world_size, rank=rank)
-                        yield Point(call, number, fault, lasting=True, world_size=world_size, rank=rank)
+                if "ENOSPC" in faults:  # a full disk stays full
+                    yield Point(call, number, "ENOSPC", lasting=True, world_size=world_size, rank=rank)
 
 
 def swept(chosen: Sequence[Point]) -> list[str]:
