@@ -3,9 +3,14 @@
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:  # the tests of data preparation need no torch
+    from pretrain.distributed import World
 
 # Before torch is imported, here and in every child process: tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +21,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 BLOCK_TOKENS = 1024
 SHARD_TOKENS = 8192
 _WORDS = "the of and a in to it is was for on you he be with as by at have are this not but from or"
+_LAUNCHER = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 def make_data_set(folder: Path, *, documents: int, seed: int) -> Path:
@@ -46,3 +52,29 @@ def tiny_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the index of another, smaller data set."""
     return make_data_set(tmp_path_factory.mktemp("other"), documents=60, seed=1)
+
+
+@pytest.fixture(scope="session")
+def joined_world() -> Iterator["World"]:
+    """Join a process group of one: a process can do so once, so all tests of a session share it."""
+    from pretrain.distributed import joined
+
+    before = {name: os.environ.get(name) for name in _LAUNCHER}
+    with joined() as world:
+        _restore(before)
+        yield world
+
+
+@pytest.fixture
+def world(joined_world: "World", monkeypatch: pytest.MonkeyPatch) -> "World":
+    """Return the only rank of a world of one, with what a launcher tells DeepSpeed."""
+    for name, value in _LAUNCHER.items():
+        monkeypatch.setenv(name, value)
+    return joined_world
+
+
+def _restore(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
