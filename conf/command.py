@@ -1,6 +1,8 @@
 """How a command meets the shell: its arguments, its help, its one-line errors and its exit code."""
 
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -32,6 +34,9 @@ def run(main: Callable[[list[str]], int | None], *, name: str, config: str, usag
         sys.exit(main(arguments) or Exit.OK)
     except UserError as error:
         fail(name, str(error), error.code)
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it leaves
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

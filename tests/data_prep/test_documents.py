@@ -144,7 +144,7 @@ def test_a_damaged_parquet_file_is_never_a_traceback(tmp_path: Path):
                 read(path, "parquet", group, group + 1)
         except DatasetError:
             refused += 1
-    assert refused > len(whole) // 97 / 2  # the rest lies where no checksum reaches; corpus.checksum does
+    assert refused > len(whole) // 97 / 2  # the rest lies where no checksum reaches
 
 
 def test_rows_that_are_lines_are_joined_to_documents(tmp_path: Path):
