@@ -36,7 +36,9 @@ def begin(run_dir: Path, **facts: object) -> int:
     if began and began[-1] not in ended:
         reason = "it left no word: its node, its launcher or all its processes were killed"
         end(run_dir, attempt=began[-1], reason=reason, exit_code=None, step=None)
-    _append(run_dir, {"attempt": len(began), "event": "begin", "time": round(time.time(), 3), **facts})
+    _append(
+        run_dir, {"attempt": len(began), "event": "begin", "time": round(time.time(), 3), **facts}, sync=True
+    )
     return len(began)
 
 
@@ -79,9 +81,9 @@ def ended_by_signal(number: int, phase: str) -> dict[str, Any]:
     return {**facts, "crash": f"{name} in {phase}"} if number in _OWN_FAULTS else facts
 
 
-def hung(reason: str, phase: str) -> dict[str, Any]:
+def hung(reason: str, phase: str, step: int) -> dict[str, Any]:
     """Return what a rank is remembered by that made no progress."""
-    return {"reason": reason, "cause": _HANG, "at": time.time(), "crash": f"hang in {phase}"}
+    return {"reason": reason, "cause": _HANG, "at": time.time(), "crash": f"hang in {phase}", "step": step}
 
 
 def followed(reason: str) -> dict[str, Any]:
@@ -131,10 +133,11 @@ def _place(error: BaseException) -> str:
     return f"{Path(last.filename).parent.name}/{Path(last.filename).name} {last.name}" if last else "no frame"
 
 
-def _append(run_dir: Path, line: dict[str, Any]) -> None:
+def _append(run_dir: Path, line: dict[str, Any], sync: bool = False) -> None:
     descriptor = os.open(run_dir / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
         size = os.fstat(descriptor).st_size
         cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         file.write((("\n" if cut_off else "") + json.dumps(line) + "\n").encode())
-        os.fsync(descriptor)
+        if sync:  # not at the end: a busy disk may take seconds, and the other ranks wait
+            os.fsync(descriptor)

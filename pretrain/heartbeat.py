@@ -23,7 +23,7 @@ _PAGE_BYTES = 32 * 1024
 _BEAT = struct.Struct("=qqq16s")  # monotonic ns, budget ns, step, phase
 _BEAT_AT = 0
 _NUMBER = struct.Struct("=q")
-_ASKED_AT, _VERDICT_AT, _DUMPED_AT, _ENDED_AT, _NOTE_BYTES_AT, _NOTE_AT = 64, 72, 80, 88, 96, 104
+_ASKED_AT, _VERDICT_AT, _DUMPED_AT, _ENDED_AT, _TOLD_AT, _NOTE_BYTES_AT, _NOTE_AT = range(64, 120, 8)
 _SECOND = 10**9
 _REMEMBERED = 64  # durations of a phase, of which the median is taken
 _MEDIAN_EVERY = 16  # entries of a phase between two looks at its median
@@ -139,6 +139,15 @@ class Page:
     def write_status(self, status: int) -> None:
         """Say how the rank ended."""
         _NUMBER.pack_into(self._memory, _ENDED_AT, status + 1000)
+
+    @property
+    def told(self) -> bool:
+        """Say whether the watchdog has recorded how the rank ended."""
+        return bool(self._number(_TOLD_AT))
+
+    def write_told(self) -> None:
+        """Say that it is recorded how the rank ended."""
+        _NUMBER.pack_into(self._memory, _TOLD_AT, 1)
 
     def note(self, **facts: Any) -> None:
         """Add facts to what the watchdog will tell of this rank."""

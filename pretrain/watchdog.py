@@ -50,6 +50,11 @@ class Neighbour(NamedTuple):
         """Say whether the rank or its watchdog is still there to tell."""
         return self.page.status is None and started(self.watchdog) == self.started
 
+    @property
+    def silent(self) -> bool:
+        """Say whether there is still a word to come of how the rank ended."""
+        return not self.page.told and started(self.watchdog) == self.started
+
 
 def watched(body: Callable[[Page], None]) -> None:
     """Run `body(page)` in a child process; the parent leaves with the exit code of the attempt."""
@@ -161,14 +166,14 @@ class _Watchdog:
     def _end_hang(self, neighbours: list[Neighbour]) -> int:
         self._page.write_hung()
         own = Neighbour(self._page.notes().get("rank", 0), self._child, 0, "", self._page)
-        reason, phase = _blame([own, *neighbours])
+        reason, phase, step = _blame([own, *neighbours])
         text = self._dump(reason)
         self._page.write_dumped()
         deadline = time.monotonic() + _DUMP_SECONDS
         while time.monotonic() < deadline and any(n.alive and not n.page.dumped for n in neighbours):
             time.sleep(_POLL_SECONDS / 5)
         print(text, file=sys.stderr, flush=True)
-        return self._end(attempts.hung(reason, phase), Exit.HANG)
+        return self._end(attempts.hung(reason, phase, step), Exit.HANG)
 
     def _dump(self, reason: str) -> str:
         """Return the stacks of the child's threads, and leave them in `stacks/` of the run directory."""
@@ -218,10 +223,11 @@ class _Watchdog:
             return exit_code
         run_dir, attempt, rank = Path(notes["run_dir"]), int(notes["attempt"]), int(notes["rank"])
         crashed = attempts.is_crash(exit_code)
-        facts = {**facts, "rank": rank, "step": step}
+        facts = {"step": step, **facts, "rank": rank}
         try:
             if crashed and rank:
                 attempts.leave_word(run_dir, attempt, rank, facts)
+                self._page.write_told()
             elif crashed:
                 self._await_neighbours()
                 facts = attempts.cause(run_dir, attempt, facts)
@@ -236,7 +242,7 @@ class _Watchdog:
                     attempt=attempt,
                     reason=facts["reason"],
                     exit_code=int(exit_code) if exit_code >= 0 else 128 - exit_code,  # as a shell says it
-                    step=step,
+                    step=facts["step"],
                     **more,
                 )
         except OSError as error:
@@ -246,9 +252,8 @@ class _Watchdog:
     def _await_neighbours(self) -> None:
         """Give the neighbours time to say how they ended; one of them may be the cause."""
         deadline = time.monotonic() + _DEAD_NEIGHBOUR_SECONDS + 2 * _POLL_SECONDS
-        while time.monotonic() < deadline and any(each.alive for each in self._met()):
-            time.sleep(_POLL_SECONDS)
-        time.sleep(_POLL_SECONDS)  # an ended rank's watchdog writes its word just after
+        while time.monotonic() < deadline and any(each.silent for each in self._met()):
+            time.sleep(_POLL_SECONDS / 5)
 
 
 _LOOP = (
@@ -257,8 +262,8 @@ _LOOP = (
 )
 
 
-def _blame(ranks: list[Neighbour]) -> tuple[str, str]:
-    """Return who makes no progress and where all ranks of the node stand; and the phase it is in."""
+def _blame(ranks: list[Neighbour]) -> tuple[str, str, int]:
+    """Return who makes no progress and where all ranks of the node stand; and its phase and step."""
     now = time.monotonic()
     beats = {each.rank: each.page.beat() for each in ranks}
     behind = min(beat.place for beat in beats.values())
@@ -271,7 +276,7 @@ def _blame(ranks: list[Neighbour]) -> tuple[str, str]:
         f"(limit {beat.budget:.1f} s)"
         for rank, beat in sorted(beats.items())
     )
-    return f"{who} ({where})", beats[names[0]].phase
+    return f"{who} ({where})", beats[names[0]].phase, beats[names[0]].step
 
 
 def _settle(descriptor: int, before: int) -> None:
