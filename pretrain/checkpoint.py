@@ -270,19 +270,26 @@ class _Pieces:
     def fill(self, target: Tensor, kind: str, name: str, start: int) -> None:
         """Copy elements start..start + len(target) of a parameter's tensor into `target`, flat.
 
-        Raises CorruptError if the files do not hold them all.
+        Raises CorruptError if the files do not hold each of them exactly once.
         """
         filled = 0
-        for begin, length, opened, key in self._held.get((kind, name), ()):
+        for begin, length, opened, key in sorted(
+            self._held.get((kind, name), ()), key=lambda piece: piece[0]
+        ):
             low, high = max(begin, start), min(begin + length, start + len(target))
-            if low < high:
-                piece = opened.get_slice(key)[low - begin : high - begin]
-                target[low - start : high - start].copy_(piece)
-                filled += high - low
-        if filled != len(target):
-            raise CorruptError(
-                f"the checkpoint holds {filled} of the {len(target)} elements of {kind}/{name}"
-            )
+            if low >= high:
+                continue
+            if low != start + filled:  # a hole, or an overlap that would make up for one in the count
+                break
+            target[filled : high - start].copy_(opened.get_slice(key)[low - begin : high - begin])
+            filled = high - start
+        else:
+            if filled == len(target):
+                return
+        raise CorruptError(
+            f"the checkpoint does not hold each of the {len(target)} elements of {kind}/{name} once: "
+            f"it ends or goes wrong at element {start + filled}"
+        )
 
 
 def saved_weights(path: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
