@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 from trainer_job import Job, metric_rows
@@ -27,6 +28,10 @@ def saved(run_dir):
     return commit.checkpoints(run_dir / "checkpoints")
 
 
+def has_reported(run_dir, attempt):
+    return any(row["attempt"] == attempt for row in metric_rows(run_dir))
+
+
 def until(condition, job):
     while not condition():
         assert job.running(), job.output()[-3000:]
@@ -43,7 +48,8 @@ def test_signals_at_random_instants_lead_to_one_state_that_all_agree_on(shards, 
         job = Job(run_dir, *settings(shards, run_dir))
         to_all, number = generator.random() < 0.5, generator.choice(STOPPING)
         in_startup = generator.random() < 0.25
-        until(lambda: any(row["attempt"] == instant for row in metric_rows(run_dir)) or in_startup, job)
+        if not in_startup:
+            until(partial(has_reported, run_dir, instant), job)
         time.sleep(generator.random())  # anywhere in a step, a report or an evaluation
         aim = job.processes if to_all else [generator.choice(job.processes)]
         for process in aim:
