@@ -60,7 +60,7 @@ def twin_faults(directory: Path) -> Iterator[str]:
     path = directory / "jobs.json"
     for name, job in json.loads(path.read_text()).items() if path.exists() else ():
         state = scheduler.job_state(job)
-        if state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED"):
+        if state in scheduler.ALIVE:
             yield f"job {job} ({name}, {state}) holds this run already; wait for it, or scancel {job}"
 
 

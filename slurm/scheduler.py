@@ -16,6 +16,9 @@ _ANSWER_SECONDS = 60.0
 _PATIENCE_SECONDS = 600.0
 _PAUSE_SECONDS = 5.0
 
+# Of a job that has not ended.
+ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "STOPPED"}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -67,9 +70,13 @@ def insist(*command: str) -> Answer:
 
 
 def job_state(job: str) -> str:
-    """Return RUNNING, PENDING, COMPLETING (cancelled or being requeued), …; "" for a job that is unknown."""
+    """Return RUNNING, PENDING, COMPLETING (cancelled or being requeued), …; "" for a job that is unknown.
+
+    Of an array, the state of a task that has not ended; if all have, of one that failed.
+    """
     answer = insist("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%T")
-    return answer.out.splitlines()[0] if answer.code == 0 and answer.out else ""
+    states = answer.out.split() if answer.code == 0 else []
+    return min(states, key=lambda state: (state not in ALIVE, state == "COMPLETED"), default="")
 
 
 def end_time(job: str) -> int | None:

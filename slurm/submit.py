@@ -70,7 +70,8 @@ def main(overrides: list[str]) -> int:
     for fault in faults:
         print(f"slurm.submit: fault: {' '.join(fault.split())}", file=sys.stderr)
     if faults:
-        raise ConfigError(f"{len(faults)} faults; nothing was written or submitted")
+        many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise ConfigError(f"{many}; nothing was written or submitted")
     _show(submission)
     if command.dry_run:
         print("submit: a dry run; nothing was written or submitted")

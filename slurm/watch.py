@@ -4,23 +4,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_prep.shards import INDEX
 from slurm import record, scheduler
 from slurm.chain import Request
 from slurm.finalize import FAILED
 from slurm.supervisor import is_done, newest_step
 
 _POLL_SECONDS = 2.0
-_ENDED = {
-    "COMPLETED",
-    "FAILED",
-    "CANCELLED",
-    "TIMEOUT",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "DEADLINE",
-    "BOOT_FAIL",
-    "",
-}
 
 
 def follow(request: Request, ids: Mapping[str, str]) -> int:
@@ -35,7 +25,7 @@ def follow(request: Request, ids: Mapping[str, str]) -> int:
                     flush=True,
                 )
         last = states
-        if set(states.values()) <= _ENDED:
+        if not scheduler.ALIVE & set(states.values()):
             break
         time.sleep(_POLL_SECONDS)
     return _summary(request, states)
@@ -49,7 +39,7 @@ def _summary(request: Request, states: Mapping[str, str]) -> int:
         _tell_attempts(request.run_dir)
         done = is_done(request.run_dir)
     else:
-        done = set(states.values()) == {"COMPLETED"}
+        done = request.output is not None and (request.output / INDEX).exists()
     ends = ", ".join(f"{name} {state.lower()}" for name, state in states.items())
     print(f"submit: {'done' if done else 'not done'}: {ends}")
     return 0 if done else 1

@@ -1,0 +1,113 @@
+"""What becomes of a job is a function of how its ranks ended; no cluster is needed to try it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from conf.exits import Exit
+from slurm import launch, record, scheduler
+from slurm.decision import Facts, decide, fruitless_crashes
+from slurm.record import Outcome
+
+ENDED = Facts(
+    exit_code=1, is_done=False, asked_by_user=False, job_state="RUNNING", fruitless_crashes=1, most_crashes=3
+)
+CRASH = Outcome("7", 0, 1, "a crash", "requeue", from_step=5, to_step=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "exit_code"),
+    [
+        ({"is_done": True, "exit_code": 0}, "done", 0),
+        ({"is_done": True, "exit_code": 143}, "done", 0),  # killed while it was closing
+        ({"exit_code": 75}, "requeue", 0),
+        ({"exit_code": 75, "asked_by_user": True}, "stopped", 0),
+        ({"exit_code": 75, "job_state": "COMPLETING"}, "left", 75),  # cancelled: it must not come back
+        ({"exit_code": 0}, "requeue", 0),  # srun says 0 for some jobs that were ended
+        ({"exit_code": 0, "fruitless_crashes": 3}, "failed", 1),
+        ({"exit_code": 0, "job_state": ""}, "left", 0),
+        ({"exit_code": 1}, "requeue", 0),
+        ({"exit_code": 1, "fruitless_crashes": 3}, "failed", 1),
+        ({"exit_code": Exit.HANG}, "requeue", 0),
+        ({"exit_code": Exit.NON_FINITE}, "requeue", 0),
+        ({"exit_code": 139}, "requeue", 0),
+        *[({"exit_code": code}, "failed", code) for code in (10, 11, 12, 13, 16, 17, 18)],
+    ],
+)
+def test_how_the_ranks_ended_decides(change, verdict, exit_code):
+    decision = decide(replace(ENDED, **change))
+    assert (decision.verdict, decision.exit_code) == (verdict, exit_code)
+    assert decision.reason
+
+
+@pytest.mark.parametrize(
+    ("history", "count"),
+    [
+        ([], 1),
+        ([CRASH, CRASH], 3),
+        ([CRASH, replace(CRASH, to_step=10)], 1),
+        ([CRASH, replace(CRASH, exit_code=75)], 1),
+        ([CRASH, replace(CRASH, decision="lost", exit_code=None)], 2),
+        ([CRASH, replace(CRASH, decision="left", to_step=9)], 1),
+    ],
+)
+def test_only_crashes_in_a_row_without_a_new_checkpoint_count(history, count):
+    assert fruitless_crashes(history, 1, progressed=False) == count
+    assert fruitless_crashes(history, 1, progressed=True) == 0
+    assert fruitless_crashes(history, 75, progressed=False) == 0
+
+
+def test_outcomes_are_read_back_as_they_were_written(tmp_path):
+    (tmp_path / record.NAME).write_text('{"attempt": 0, "event": "begin"}\n{"cut o')
+    record.begin(tmp_path, "7", 0, nodes=["n1"], from_step=0)
+    assert [line["nodes"] for line in record.unended(tmp_path)] == [["n1"]]
+    outcome = replace(CRASH, faulty_nodes=("n1",), excluded_nodes=("n2", "n3"))
+    record.end(tmp_path, outcome)
+    assert record.outcomes(tmp_path) == [outcome]
+    assert record.unended(tmp_path) == []
+    assert [json.loads(line)["event"] for line in (tmp_path / record.NAME).read_text().splitlines()[2:]] == [
+        "launch",
+        "outcome",
+    ]
+
+
+def test_a_node_at_fault_twice_is_bad():
+    faults = [replace(CRASH, faulty_nodes=nodes) for nodes in (("n1",), ("n2", "n3"), ("n3",))]
+    assert record.bad_nodes(faults) == ["n3"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("srun: error: n1: task 0: Exited with exit code 75", ("n1", 75)),
+        ("srun: error: gpu-7: tasks 4-5,7: Killed", ("gpu-7", 137)),
+        ("srun: error: n2: task 2: Segmentation fault (core dumped)", ("n2", 139)),
+        ("srun: error: Node failure on n2", None),
+        ("srun: launch/slurm: _step_signal: Terminating StepId=6.0", None),
+    ],
+)
+def test_srun_tells_who_ended_how(line, told):
+    assert launch.exit_told(line) == told
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("30", 1800),
+        ("2:30", 150),
+        ("1:00:00", 3600),
+        ("1-0", 86400),
+        ("1-12:30", 131400),
+        ("2-00:00:10", 172810),
+        ("infinite", float("inf")),
+    ],
+)
+def test_a_time_is_read_as_slurm_writes_it(limit, seconds):
+    assert scheduler.seconds(limit) == seconds
+
+
+@pytest.mark.parametrize("limit", ["", "tomorrow", "1h", "1:2:3:4", "-1"])
+def test_what_is_no_time_is_refused(limit):
+    with pytest.raises(ValueError, match="is not a time"):
+        scheduler.seconds(limit)

@@ -1,0 +1,218 @@
+"""Every planted fault is told in one line with the way out, and nothing is written or submitted."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from slurm_cluster import Cluster
+
+from conf.exits import ConfigError
+from slurm import submit
+
+
+class Plan:
+    """A command that is right until something is planted."""
+
+    def __init__(self, directory: Path, index: Path, cluster: Cluster) -> None:
+        self.directory, self.cluster = directory, cluster
+        self.run_dir = directory / "a run"
+        shutil.copytree(index.parent, directory / "data")
+        self.settings = [
+            "experiment=smoke",
+            "cluster=test",
+            f"run_dir='{self.run_dir}'",
+            f"data.index='{directory}/data/index.json'",
+            "batch.tokens=256",
+        ]
+
+    def plant(self, *settings: str) -> None:
+        self.settings += settings
+
+    def dry_run(self) -> None:
+        submit.main([*self.settings, "dry_run=true"])
+
+
+def missing_shard(plan: Plan) -> None:
+    (plan.directory / "data" / "train-00001.tar").unlink()
+
+
+def cut_shard(plan: Plan) -> None:
+    with (plan.directory / "data" / "train-00001.tar").open("r+b") as file:
+        file.truncate(5000)
+
+
+def wrong_hash(plan: Plan) -> None:
+    path = plan.directory / "data" / "train-00000.tar"
+    content = bytearray(path.read_bytes())
+    for place in range(1000, len(content), 1000):  # in every block, as the hashes are of a sample
+        content[place] ^= 1
+    path.write_bytes(content)
+
+
+def no_data(plan: Plan) -> None:
+    shutil.rmtree(plan.directory / "data")
+
+
+def no_space(plan: Plan) -> None:
+    plan.plant("model.layers=48", "model.channels=8192", "model.heads=64")  # 39 billion parameters
+
+
+def unknown_partition(plan: Plan) -> None:
+    plan.plant("cluster.slurm.train.partition=mian")
+
+
+def too_many_gpus(plan: Plan) -> None:
+    plan.plant("cluster.slurm.train.gpus_per_node=8")
+
+
+def too_many_cpus(plan: Plan) -> None:
+    plan.plant("cluster.slurm.train.cpus_per_rank=64")
+
+
+def too_many_nodes(plan: Plan) -> None:
+    plan.plant('cluster.slurm.train.nodes="8"', "batch.tokens=1024")
+
+
+def time_below_the_save(plan: Plan) -> None:
+    plan.plant('cluster.slurm.train.time="2"')
+
+
+def time_above_the_partition(plan: Plan) -> None:
+    plan.plant("cluster.slurm.train.partition=short", 'cluster.slurm.train.time="2:00:00"')
+
+
+def odd_batch(plan: Plan) -> None:
+    plan.plant("batch.tokens=320")
+
+
+def odd_batch_of_a_range(plan: Plan) -> None:
+    plan.plant("cluster.slurm.train.nodes=1-3")
+
+
+def unwritable(plan: Plan) -> None:
+    plan.run_dir.write_text("a file")
+    plan.plant(f"run_dir='{plan.run_dir}/run'")
+
+
+def stop_file(plan: Plan) -> None:
+    plan.run_dir.mkdir()
+    (plan.run_dir / "STOP").touch()
+
+
+def living_trainer(plan: Plan) -> None:
+    plan.run_dir.mkdir()
+    holder = {"pid": 1, "host": "n9", "job": "", "released": False}
+    (plan.run_dir / ".lease.json").write_text(json.dumps(holder))
+
+
+def twin(plan: Plan) -> None:
+    job = plan.cluster.submit("--hold", "--output=/dev/null", "--wrap=true")
+    (plan.run_dir / "slurm").mkdir(parents=True)
+    (plan.run_dir / "slurm" / "jobs.json").write_text(json.dumps({"train": job}))
+
+
+def no_account(plan: Plan) -> None:
+    plan.plant("tracking=online")
+
+
+PLANTED = {
+    missing_shard: r"train-00001\.tar is missing.*copy it again",
+    cut_shard: r"train-00001\.tar has 5000 of \d+ bytes; copy it again",
+    wrong_hash: r"train-00000\.tar: member .* differs from the index.*copy the shard again",
+    no_data: r"index\.json does not exist.*prepare\.corpus=",
+    no_space: r"GB free, the checkpoints need .* GB; free space",
+    unknown_partition: r"partition mian is unknown; there are: high, low, main, short",
+    too_many_gpus: r"gpus_per_node 8: the nodes of main have at most 2; lower it",
+    too_many_cpus: r"need 128 on a node; those of main have 8, lower cpus_per_rank",
+    too_many_nodes: r"nodes 8: 4 nodes of main are up; use fewer",
+    time_below_the_save: r"time 2 is 120 s; .* use 180 s or more",
+    time_above_the_partition: r"time 2:00:00 is above the limit of short, 30 minutes; lower it",
+    odd_batch: r"batch\.tokens 320 does not divide among 4 ranks .*; use 256 or 512",
+    odd_batch_of_a_range: r"on 3 nodes: batch\.tokens 256 does not divide among 6 ranks",
+    unwritable: r"a run cannot be written; choose another place",
+    stop_file: r"STOP would stop the run at once; remove it",
+    living_trainer: r"is in use by pid 1 on n9, job none; stop it or choose another run_dir",
+    twin: r"job \d+ \(train, PENDING\) holds this run already; wait for it, or scancel \d+",
+    no_account: r"W&B knows no account here; run `wandb login`, or use tracking=offline",
+}
+
+
+@pytest.fixture
+def queue(running_cluster: Cluster) -> Iterator[Cluster]:
+    """Lend the cluster, and take out of its queue what a test leaves there."""
+    yield running_cluster
+    for job in queued(running_cluster):
+        running_cluster.ask("scancel", job)
+    running_cluster.until(lambda: not queued(running_cluster), "the queue is empty")
+
+
+def queued(cluster: Cluster) -> list[str]:
+    """Return the jobs in the queue."""
+    return sorted(cluster.ask("squeue", "--noheader", "--format=%A").split())
+
+
+@pytest.fixture
+def plan(tmp_path, tiny_index, queue, monkeypatch) -> Plan:
+    monkeypatch.setenv("SLURM_CONF", queue.environment["SLURM_CONF"])
+    monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    return Plan(tmp_path, tiny_index, queue)
+
+
+def contents(directory: Path) -> dict[str, tuple[int, int]]:
+    found = {path: path.stat() for path in directory.rglob("*")}
+    return {str(path): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def test_a_sound_plan_is_printed_and_leaves_nothing(plan, queue, capsys):
+    before, jobs = contents(plan.directory), queued(queue)
+    plan.dry_run()
+    printed = capsys.readouterr()
+    assert "fault" not in printed.err
+    assert "--signal=B:USR1@60" in printed.out
+    assert "exec " in printed.out
+    assert contents(plan.directory) == before
+    assert queued(queue) == jobs
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_is_told_in_one_line_with_the_way_out(plan, queue, capsys, plant):
+    plant(plan)
+    before, jobs = contents(plan.directory), queued(queue)
+    with pytest.raises(ConfigError, match="1 fault; nothing was written or submitted"):
+        submit.main(plan.settings)
+    told = [line for line in capsys.readouterr().err.splitlines() if "fault: " in line]
+    assert len(told) == 1
+    assert re.search(PLANTED[plant], told[0]), told[0]
+    assert contents(plan.directory) == before
+    assert queued(queue) == jobs
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("cluster.slurm.train.nodez=3", "nodez"),
+        ("cluster.slurm.train.nodes=two", "no number and no range"),
+        ("cluster.slurm.train.time=tomorrow", "is not a time"),
+        ("cluster=nowhere", "cluster has no option 'nowhere'"),
+        ("only=evaluate", "neither prepare nor train"),
+        ("prepare.corpus=xml", "corpus has no option 'xml'"),
+    ],
+)
+def test_a_setting_that_is_none_is_told_in_one_line(plan, setting, told):
+    plan.plant(setting)
+    with pytest.raises(ConfigError, match=told) as caught:
+        plan.dry_run()
+    assert "\n" not in str(caught.value)
+
+
+def test_several_faults_are_told_at_once(plan, capsys):
+    unknown_partition(plan)
+    odd_batch(plan)
+    with pytest.raises(ConfigError, match="2 faults"):
+        plan.dry_run()
+    assert len([line for line in capsys.readouterr().err.splitlines() if "fault: " in line]) == 2
