@@ -1,10 +1,13 @@
 """How files are reached that lie elsewhere, s3:// gs:// https:// hf://; the only importer of fsspec."""
 
 import glob
+import io
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from conf.exits import ConfigError, DatasetError
+
+_BUFFER_BYTES = 1 << 20
 
 # What file systems call the thing that changes when a file does, the surest first.
 _VERSION_KEYS = (
@@ -29,7 +32,8 @@ def open_remote(path: str) -> BinaryIO:
     """Return the bytes of a URL, seekable; raise DatasetError if it cannot be read."""
     filesystem = _filesystem(path)
     try:
-        return cast(BinaryIO, filesystem.open(path, "rb"))
+        # fsspec's own files cannot bound a line's length, and that is where a hostile line is stopped.
+        return io.BufferedReader(cast(io.RawIOBase, filesystem.open(path, "rb")), _BUFFER_BYTES)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read: {_reason(error)}") from None
 

@@ -98,11 +98,39 @@ def test_a_scheme_that_nothing_opens_is_a_mistake_of_the_user():
     assert caught.value.code == Exit.CONFIG
 
 
+class RangeHandler(http.server.SimpleHTTPRequestHandler):
+    """A web server that answers range requests, as those that carry corpora do."""
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        if asked is None:
+            super().do_GET()
+            return
+        content = Path(self.translate_path(self.path)).read_bytes()
+        first, last = (int(part) for part in asked.removeprefix("bytes=").split("-"))
+        piece = content[first : last + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{first + len(piece) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(piece)))
+        self.end_headers()
+        self.wfile.write(piece)
+
+    def do_HEAD(self):
+        size = Path(self.translate_path(self.path)).stat().st_size
+        self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
 @pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="fsspec needs aiohttp for https://")
 def test_a_web_server_is_a_source(make: Make, tmp_path: Path):
     path = as_jsonl(tmp_path / "a.jsonl", documents(100))
     expected = hashes(make([path], name="local"))
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler = functools.partial(RangeHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/a.jsonl"
