@@ -1,4 +1,4 @@
-# make demo | test | check | format | bench | clean-demo.  Each sets up what it needs, once.
+# make demo | test | check | format | clean-demo.  Each sets up what it needs, once.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,13 +8,12 @@ READY := $(VENV)/.ready-$(PINS)
 READY_DEV := $(VENV)/.ready-dev-$(PINS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format test-gpu clean-demo
+.PHONY: help setup demo test check format clean-demo
 
 help:
 	@echo 'make demo       text → shards → a GPT-2 that is killed, resumed, sampled, exported'
-	@echo 'make test       all tests that need no GPU'
+	@echo 'make test       all tests'
 	@echo 'make check      format, lint, types, floors, fast tests'
-	@echo 'make test-gpu   the tests that need one'
 	@echo 'make setup      only the virtual environment, in $(VENV)'
 
 setup: $(READY)
@@ -23,17 +22,14 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py runs/demo
 
 test: $(READY_DEV)
-	$(BIN)/python -m pytest -m "not gpu" -rs
+	$(BIN)/python -m pytest -rs
 
 check: $(READY_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not gpu and not slow"
-
-test-gpu: $(READY_DEV)
-	$(BIN)/python -m pytest -m gpu -rs
+	$(BIN)/python -m pytest -q -m "not slow"
 
 format: $(READY_DEV)
 	$(BIN)/ruff format .
