@@ -29,13 +29,13 @@ from pretrain.ledger import Ledger
 from pretrain.loop import Run, train
 from pretrain.meter import Meter, Scale
 from pretrain.model import GPT, initialise, parameter_count
+from pretrain.neighbours import introduction
 from pretrain.opening import Opened, opened
 from pretrain.peak import peak_flops
 from pretrain.stopping import StopRequest
 from pretrain.throughput import flops_per_token
 from pretrain.tracking import Tracker, open_tracker
 from pretrain.validation import Validation
-from pretrain.watchdog import introduction
 
 
 def main(overrides: list[str], page: Page) -> Exit:

@@ -5,7 +5,7 @@ of memory ten times a second, hands signals on as a wish to stop, ends the child
 neighbour died, and leaves with the exit code that says why. Whatever ends a rank is recorded, a SIGKILL
 included. Neighbours are the ranks of the same node; on other nodes the same limits run out.
 
-    kill -USR2 PID      a training process prints the stacks of all its threads, and goes on
+    kill -USR2 PID      a rank prints the stacks of all its threads, and goes on
 """
 
 import contextlib
@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from conf.exits import Exit
 from pretrain import attempts
 from pretrain.heartbeat import Page
-from pretrain.processes import die_with, started, state
+from pretrain.neighbours import Neighbour, blame
+from pretrain.processes import die_with, state
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 DUMP_SIGNAL = signal.SIGUSR2
@@ -36,26 +37,6 @@ _DUMP_SECONDS = 1.0  # to wait for a dump, of ours or of the neighbours
 _MOST_DUMP_BYTES = 1 << 20
 
 
-class Neighbour(NamedTuple):
-    """Another rank of the same node, as its watchdog shows it."""
-
-    rank: int
-    pid: int
-    watchdog: int  # process id, too
-    started: str  # when that process did, so that a later one with its id is not taken for it
-    page: Page
-
-    @property
-    def alive(self) -> bool:
-        """Say whether the rank or its watchdog is still there to tell."""
-        return self.page.status is None and started(self.watchdog) == self.started
-
-    @property
-    def silent(self) -> bool:
-        """Say whether there is still a word to come of how the rank ended."""
-        return not self.page.told and started(self.watchdog) == self.started
-
-
 def watched(body: Callable[[Page], None]) -> None:
     """Run `body(page)` in a child process; the parent leaves with the exit code of the attempt."""
     page = Page()
@@ -63,7 +44,7 @@ def watched(body: Callable[[Page], None]) -> None:
         return body(page)
     if "LOCAL_RANK" in os.environ:  # a launcher's child; somebody's shell may well end before it
         die_with(os.getppid())
-    handled = {*STOP_SIGNALS, signal.SIGCHLD}
+    handled = {*STOP_SIGNALS, DUMP_SIGNAL, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, handled)
     stacks = os.memfd_create("stacks")
     parent = os.getpid()
@@ -74,20 +55,9 @@ def watched(body: Callable[[Page], None]) -> None:
     die_with(parent)
     for number in STOP_SIGNALS:  # until training listens to them itself
         signal.signal(number, lambda received, _: page.ask(received))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
     faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
     return body(page)
-
-
-def introduction(page: Page) -> dict[str, Any]:
-    """Return what the other ranks' watchdogs must know of this one."""
-    if sys.platform != "linux":
-        return {"node": ""}
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    node = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    watchdog = os.getppid()
-    own = {"pid": os.getpid(), "watchdog": watchdog, "started": started(watchdog)}
-    return {"node": node, "page": page.descriptor, **own}
 
 
 class _Watchdog:
@@ -98,6 +68,7 @@ class _Watchdog:
         self._page = page
         self._stacks = stacks
         self._asked_at = 0.0
+        self._shown = 0  # bytes of stacks that have been printed
         self._suspect: tuple[float, str] | None = None  # an overdue beat, seen once
         self._neighbours: list[Neighbour] | None = None
         self._gone_since: dict[int, float] = {}
@@ -105,7 +76,7 @@ class _Watchdog:
     def watch(self) -> int:
         """Return the exit code of this process when the child has ended, or has been ended."""
         while True:
-            received = signal.sigtimedwait({*STOP_SIGNALS, signal.SIGCHLD}, _POLL_SECONDS)
+            received = signal.sigtimedwait({*STOP_SIGNALS, DUMP_SIGNAL, signal.SIGCHLD}, _POLL_SECONDS)
             pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
                 return self._finish(os.waitstatus_to_exitcode(status))
@@ -113,11 +84,23 @@ class _Watchdog:
                 name = signal.Signals(received.si_signo).name
                 if self._is_second(received.si_signo):
                     return self._end(attempts.followed(f"a second {name}"), 128 + received.si_signo)
+            if received and received.si_signo == DUMP_SIGNAL:
+                os.kill(self._child, DUMP_SIGNAL)
+            self._relay()
             neighbours = self._met()
             if any(each.page.hung for each in neighbours) or self._hangs():
                 return self._end_hang(neighbours)
             if dead := self._dead(neighbours):
                 return self._end(attempts.followed(dead), 1)
+
+    def _relay(self) -> None:
+        """Print the stacks that somebody asked the child for."""
+        size = os.fstat(self._stacks).st_size
+        if size > self._shown:
+            _settle(self._stacks, self._shown)
+            data = os.pread(self._stacks, _MOST_DUMP_BYTES, self._shown).decode(errors="replace")
+            print(f"watchdog: stacks, as asked:\n{data.rstrip()}", file=sys.stderr, flush=True)
+            self._shown += len(data.encode())
 
     def _is_second(self, number: int) -> bool:
         """Hand the first signal on; say whether this one is another."""
@@ -166,7 +149,7 @@ class _Watchdog:
     def _end_hang(self, neighbours: list[Neighbour]) -> int:
         self._page.write_hung()
         own = Neighbour(self._page.notes().get("rank", 0), self._child, 0, "", self._page)
-        reason, phase, step = _blame([own, *neighbours])
+        reason, phase, step = blame([own, *neighbours])
         text = self._dump(reason)
         self._page.write_dumped()
         deadline = time.monotonic() + _DUMP_SECONDS
@@ -260,23 +243,6 @@ _LOOP = (
     "watchdog: error: {} ended {} attempts in a row; another would end there too. Mend the cause, or begin "
     f"from an earlier checkpoint, then start the run again [exit {int(Exit.REFUSED)}]"
 )
-
-
-def _blame(ranks: list[Neighbour]) -> tuple[str, str, int]:
-    """Return who makes no progress and where all ranks of the node stand; and its phase and step."""
-    now = time.monotonic()
-    beats = {each.rank: each.page.beat() for each in ranks}
-    behind = min(beat.place for beat in beats.values())
-    names = [each.rank for each in ranks if state(each.pid) in "tT"]
-    names = names or sorted(rank for rank, beat in beats.items() if beat.place == behind)
-    listed = ", ".join(map(str, names))
-    who = f"rank {listed} hangs" if len(names) == 1 else f"ranks {listed} wait for each other"
-    where = "; ".join(
-        f"rank {rank}: {beat.phase} after step {beat.step}, silent for {now - beat.at:.1f} s "
-        f"(limit {beat.budget:.1f} s)"
-        for rank, beat in sorted(beats.items())
-    )
-    return f"{who} ({where})", beats[names[0]].phase, beats[names[0]].step
 
 
 def _settle(descriptor: int, before: int) -> None:

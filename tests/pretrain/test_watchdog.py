@@ -90,6 +90,18 @@ def test_the_first_signal_is_a_wish_and_a_later_one_the_end(tmp_path):
     assert ended(parent, 5)[0] == 128 + signal.SIGINT
 
 
+@pytest.mark.parametrize("aim", ["parent", "child"])
+def test_stacks_are_printed_when_asked_for(tmp_path, aim):
+    waits = "[(heart.beat(), time.sleep(0.01)) for _ in iter(lambda: page.asked, 10)]"
+    parent, child = watch(tmp_path, waits)
+    os.kill(child if aim == "child" else parent.pid, signal.SIGUSR2)
+    lines = [parent.stderr.readline() for _ in range(3)]
+    assert lines[0] == "watchdog: stacks, as asked:\n"
+    assert 'File "<string>", line' in lines[2]
+    parent.send_signal(signal.SIGUSR1)
+    assert ended(parent)[0] == 0
+
+
 def test_a_wish_reaches_the_child(tmp_path):
     parent, _ = watch(tmp_path, "[(heart.beat(), time.sleep(0.01)) for _ in iter(lambda: page.asked, 10)]")
     parent.send_signal(signal.SIGUSR1)  # number 10
