@@ -212,7 +212,11 @@ class Checkpoints:
             **self._identity,
         )
         commit.commit(self.root, save.directory, manifest, guard=self._lease.check)
-        commit.prune(self.root, keep_last=self._config.keep_last, keep_every_steps=self._config.keep_every)
+        # The state counts from here on, whether or not an old one could be deleted; the next save tries again.
+        with contextlib.suppress(OSError):
+            commit.prune(
+                self.root, keep_last=self._config.keep_last, keep_every_steps=self._config.keep_every
+            )
 
 
 @dataclass
