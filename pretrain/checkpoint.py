@@ -11,27 +11,24 @@ import errno
 import json
 import platform
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from conf.exits import CorruptError
 from pretrain import commit
 from pretrain.commit import FileRecord, Manifest
 from pretrain.distributed import World, gather_texts, on_primary
 from pretrain.engine import Engine
-from pretrain.fragments import MOMENTS
 from pretrain.lease import Lease
+from pretrain.pieces import KINDS, Pieces, key_of
 
 DIRECTORY = "checkpoints"
-_KINDS = ("weight", *MOMENTS)
 
 
 @dataclass(frozen=True)
@@ -109,9 +106,9 @@ class Checkpoints:
         nonce = secrets.token_hex(8)
         directory = Path(on_primary(self._world, lambda: str(commit.begin(self.root, progress.step, nonce))))
         tensors = {
-            f"{kind}/{fragment.name}@{fragment.start}": getattr(fragment, kind).to("cpu", copy=True)
+            key_of(kind, fragment.name, fragment.start): getattr(fragment, kind).to("cpu", copy=True)
             for fragment in engine.fragments()
-            for kind in _KINDS
+            for kind in KINDS
             if len(fragment.weight)
         }
         facts = _facts(engine, progress)
@@ -161,9 +158,9 @@ class Checkpoints:
         if found is None:
             return None
         name, facts = found
-        with _Pieces(self.root / name) as pieces:
+        with Pieces(self.root / name) as pieces:
             for fragment in engine.wanted():
-                for kind in _KINDS:
+                for kind in KINDS:
                     pieces.fill(getattr(fragment, kind), kind, fragment.name, fragment.start)
         progress = Progress(**facts["progress"])
         engine.resumed_at(progress.step, facts["adam_steps"])
@@ -212,7 +209,7 @@ class Checkpoints:
             **self._identity,
         )
         commit.commit(self.root, save.directory, manifest, guard=self._lease.check)
-        # The state counts from here on, whether or not an old one could be deleted; the next save tries again.
+        # The state counts, whether or not an old one could be deleted; the next save tries again.
         with contextlib.suppress(OSError):
             commit.prune(
                 self.root, keep_last=self._config.keep_last, keep_every_steps=self._config.keep_every
@@ -249,59 +246,3 @@ def _write(directory: Path, tensors: dict[str, Tensor], world: World) -> str:
     except Exception as error:  # whatever it is, the other ranks must hear of it, or they wait for ever
         number = error.errno if isinstance(error, OSError) else errno.EIO
         return json.dumps({"errno": number, "text": f"rank {world.rank}: {error}"})
-
-
-class _Pieces:
-    """The tensors of a checkpoint's files, found by parameter and element."""
-
-    def __init__(self, path: Path) -> None:
-        self._files = contextlib.ExitStack()
-        self._held: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
-        for file in sorted(path.glob("state-*.safetensors")):
-            opened = self._files.enter_context(safetensors.safe_open(file, "pt"))
-            for key in opened.keys():  # noqa: SIM118 (not a mapping)
-                kind, _, rest = key.partition("/")
-                name, _, start = rest.rpartition("@")
-                length = opened.get_slice(key).get_shape()[0]
-                self._held.setdefault((kind, name), []).append((int(start), length, opened, key))
-
-    def __enter__(self) -> "_Pieces":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-    def fill(self, target: Tensor, kind: str, name: str, start: int) -> None:
-        """Copy elements start..start + len(target) of a parameter's tensor into `target`, flat.
-
-        Raises CorruptError if the files do not hold each of them exactly once.
-        """
-        filled = 0
-        for begin, length, opened, key in sorted(
-            self._held.get((kind, name), ()), key=lambda piece: piece[0]
-        ):
-            low, high = max(begin, start), min(begin + length, start + len(target))
-            if low >= high:
-                continue
-            if low != start + filled:  # a hole, or an overlap that would make up for one in the count
-                break
-            target[filled : high - start].copy_(opened.get_slice(key)[low - begin : high - begin])
-            filled = high - start
-        else:
-            if filled == len(target):
-                return
-        raise CorruptError(
-            f"the checkpoint does not hold each of the {len(target)} elements of {kind}/{name} once: "
-            f"it ends or goes wrong at element {start + filled}"
-        )
-
-
-def saved_weights(path: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Return the fp32 weights of a verified checkpoint, whole, for parameters of these shapes."""
-    weights = {}
-    with _Pieces(path) as pieces:
-        for name, shape in shapes.items():
-            flat = torch.empty(shape.numel())
-            pieces.fill(flat, "weight", name, 0)
-            weights[name] = flat.view(shape)
-    return weights

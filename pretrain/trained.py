@@ -8,9 +8,10 @@ import torch
 
 from conf.exits import NoCheckpointError
 from pretrain import commit, frozen
-from pretrain.checkpoint import DIRECTORY, saved_weights
+from pretrain.checkpoint import DIRECTORY
 from pretrain.config import TrainConfig
 from pretrain.model import GPT
+from pretrain.pieces import saved_weights
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from conf.exits import CorruptError, NoCheckpointError
 from pretrain import commit, lease
-from pretrain.checkpoint import DIRECTORY, CheckpointConfig, Checkpoints, Progress, saved_weights
+from pretrain.checkpoint import DIRECTORY, CheckpointConfig, Checkpoints, Progress
 from pretrain.distributed import World
 from pretrain.engine import Engine
+from pretrain.pieces import saved_weights
 
 IDENTITY = {"run_id": "run", "config_sha256": "c" * 64, "dataset_fingerprint": "d" * 64}
 
