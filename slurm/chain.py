@@ -89,8 +89,7 @@ def _train_job(request: Request, run_dir: Path, *, after_data: bool) -> JobPlan:
     options = [
         *_common(request, "train", settings, output="%x-%j.log"),
         f"--nodes={settings.nodes}",
-        f"--ntasks-per-node={settings.ranks_per_node}",
-        f"--cpus-per-task={settings.cpus_per_rank}",
+        *_share_of_a_node(settings),
         f"--signal=B:USR1@{settings.lead_seconds}",
     ]
     if settings.gpus_per_node:
@@ -100,6 +99,17 @@ def _train_job(request: Request, run_dir: Path, *, after_data: bool) -> JobPlan:
     arguments = (f"run_dir={_quoted(run_dir)}",)
     after = "afterok:finalize" if after_data else None
     return JobPlan("train", tuple(options), _script(request, "train"), arguments, after=after)
+
+
+def _share_of_a_node(settings: TrainJob) -> list[str]:
+    """Return how much of a node the job needs.
+
+    With --ntasks-per-node, SLURM turns a range of nodes into the number that it first gave, and a job
+    that has lost one of them waits for it.
+    """
+    if settings.fewest_nodes < settings.most_nodes:
+        return [f"--mincpus={settings.ranks_per_node * settings.cpus_per_rank}"]
+    return [f"--ntasks-per-node={settings.ranks_per_node}", f"--cpus-per-task={settings.cpus_per_rank}"]
 
 
 def _common(request: Request, job: str, settings: TrainJob | PrepareJob, *, output: str) -> list[str]:

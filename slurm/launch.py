@@ -39,13 +39,13 @@ class Ended:
     started: bool  # False if srun could not start them at all
 
 
-def rank_environment(environment: Mapping[str, str], job: str) -> dict[str, str]:
+def rank_environment(settings: TrainJob, environment: Mapping[str, str], job: str) -> dict[str, str]:
     """Return the environment of every rank; each finds its own number in SLURM's variables.
 
     This process is on the job's first node, where rank 0 will listen, so the port is tried here.
     """
     first = scheduler.hosts(environment["SLURM_JOB_NODELIST"])[0]
-    cpus = environment.get("SLURM_CPUS_PER_TASK", "1")
+    cpus = environment.get("SLURM_CPUS_PER_TASK", str(settings.cpus_per_rank))
     ours = {
         "MASTER_ADDR": _address(first),
         "MASTER_PORT": str(_free_port(f"{job}.{os.getpid()}")),
@@ -63,12 +63,14 @@ def command(
     settings: TrainJob, environment: Mapping[str, str], logs: Path, arguments: Sequence[str]
 ) -> list[str]:
     """Return the srun that starts the trainer on every node of the job."""
-    per_node = environment.get("SLURM_NTASKS_PER_NODE", str(settings.ranks_per_node))
+    nodes = int(environment["SLURM_JOB_NUM_NODES"])
+    per_node = int(environment.get("SLURM_NTASKS_PER_NODE", settings.ranks_per_node))
     # srun expands %t and %N in a file name, and takes a backslash for "do not".
     folder = str(logs).replace("%", "%%")
     return [
         "srun",
-        f"--nodes={environment['SLURM_JOB_NUM_NODES']}",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes * per_node}",
         f"--ntasks-per-node={per_node}",
         f"--cpu-bind={settings.cpu_bind}",
         "--kill-on-bad-exit=1",

@@ -9,6 +9,7 @@ for some cancelled jobs. A job is requeued only while SLURM calls it RUNNING.
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from slurm.site import Site, site
 
 _CHECKPOINTS = "checkpoints"
 _STOP = "STOP"
+PAGE = "page.html"
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 _LAUNCHES = 4  # srun gives up at once if the controller is away for a moment
 _LAUNCH_PAUSE_SECONDS = 10.0
@@ -113,6 +115,8 @@ def main(overrides: list[str]) -> int:
     stop.remove_ours()
     record.end(run_dir, outcome)
     _tell(outcome, start.logs)
+    if outcome.decision == "done":
+        _draw_page(run_dir)
     if outcome.decision != "requeue":
         return decision.exit_code
     return _requeue(outcome)
@@ -178,7 +182,7 @@ def _launched(start: Start, overrides: Sequence[str]) -> launch.Ended:
     """Start the ranks, again if SLURM could not, and return how they ended."""
     ended = launch.Ended(1, "", started=False)
     for number in range(1, _LAUNCHES + 1):
-        environment = launch.rank_environment(os.environ, start.job)
+        environment = launch.rank_environment(start.settings.train, os.environ, start.job)
         command = launch.command(start.settings.train, environment, start.logs, overrides)
         where = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
         nodes = os.environ["SLURM_JOB_NODELIST"]
@@ -251,6 +255,15 @@ def _tell(outcome: Outcome, logs: Path) -> None:
     say(f"{outcome.decision}: {outcome.reason}{nodes}; {steps}")
     if outcome.exit_code not in (0, Exit.REQUEUE) and outcome.decision in ("failed", "requeue"):
         _show_tail(logs)
+
+
+def _draw_page(run_dir: Path) -> None:
+    """Write the finished run's page beside it; a run without one is as finished."""
+    page = run_dir / PAGE
+    python = os.environ.get("GPT2_PYTHON", sys.executable)
+    settings = [f"run_dir='{run_dir}'", f"export='{page}'"]
+    done = subprocess.run([python, "-m", "pretrain.dashboard", *settings], check=False)
+    say(f"its page is {page}" if done.returncode == 0 else f"no page: exit code {done.returncode}")
 
 
 def _requeue(outcome: Outcome) -> int:

@@ -27,9 +27,10 @@ class Training:
 
     def submit(self, *options: str, settings: tuple[str, ...] = (), nodes: str = "2") -> None:
         """Submit it by hand, with plain sbatch."""
+        share = "--mincpus=2" if "-" in nodes else "--ntasks-per-node=2"
         self.job = self.cluster.submit(
             f"--nodes={nodes}",
-            "--ntasks-per-node=2",
+            share,
             "--gpus-per-node=2",
             "--time=30",
             f"--output={self.log}",
