@@ -35,6 +35,12 @@ class EvaluateConfig:
     tokens: int | None = None  # None: as many as the run validates on
     micro_sequences: int = 8
 
+    def __post_init__(self) -> None:
+        for name in ("tokens", "micro_sequences"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
 
 def main(overrides: list[str]) -> None:
     """Print the loss."""

@@ -38,14 +38,20 @@ def main(overrides: list[str]) -> None:
     """Write the folder and print its path."""
     config = typed(ExportConfig, compose("export", overrides))
     output = Path(config.output)
-    if output.exists() and any(output.iterdir()) and not (output / WEIGHTS).exists():
-        raise RefusedError(f"{output} holds other files; choose an empty folder, or a new one")
+    if output.exists() and not output.is_dir():
+        raise RefusedError(f"{output} is a file; choose an empty folder, or a new one")
     run = trained.load(Path(config.run_dir))
+    texts = text_files(run, Path(config.run_dir))
+    unfinished = output / f"{WEIGHTS}.tmp"
+    ours = {*texts, WEIGHTS, unfinished.name}
+    if output.exists() and (others := {path.name for path in output.iterdir()} - ours):
+        raise RefusedError(
+            f"{output} holds other files ({min(others)}); choose an empty folder, or a new one"
+        )
     output.mkdir(parents=True, exist_ok=True)
-    for name, content in text_files(run, Path(config.run_dir)).items():
+    for name, content in texts.items():
         (output / name).write_bytes(content)
     # The weights come last: a folder that has them is whole.
-    unfinished = output / f"{WEIGHTS}.tmp"
     safetensors.torch.save_file(hugging_face_weights(run.model), unfinished, {"format": "pt"})
     unfinished.replace(output / WEIGHTS)
     print(f"step {run.step} of {config.run_dir} → {output}")

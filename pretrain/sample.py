@@ -35,8 +35,10 @@ class SampleConfig:
         for name in ("tokens", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature {self.temperature} is negative; 0 takes the most probable token")
+        if not self.temperature >= 0:
+            raise ValueError(
+                f"temperature {self.temperature} is not 0 or more; 0 takes the most probable token"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, or null for all, not {self.top_k}")
 
