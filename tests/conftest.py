@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,3 +80,22 @@ def _restore(before: dict[str, str | None]) -> None:
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run that `pretrain.train experiment=smoke` has made, all 20 steps."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    command = [sys.executable, "-m", "pretrain.train", "experiment=smoke", f"data.index={tiny_index}"]
+    environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
+    done = subprocess.run(
+        [*command, f"run_dir={run_dir}"],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return run_dir
