@@ -17,7 +17,7 @@ from slurm.site import TrainJob
 # Below Linux's ephemeral ports, which any client on the node may be given.
 _PORTS = range(20000, 32000)
 _TRIES = 100
-_EXITED = re.compile(r"srun: error: (\S+): tasks? [\d,\-]+: (?:Exited with exit code (\d+)|(.+))")
+_EXITED = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,\-]*: (?:Exited with exit code (\d+)|(.+))")
 _TASK_SIGNALS = {
     "Killed": signal.SIGKILL,
     "Terminated": signal.SIGTERM,
@@ -36,6 +36,7 @@ class Ended:
 
     exit_code: int  # of the first that did not leave with 0; 128 + N for signal N
     node: str  # of that rank; "" if all left with 0, or nobody told
+    rank: int
     started: bool  # False if srun could not start them at all
 
 
@@ -90,7 +91,7 @@ def command(
 def run(command: Sequence[str], environment: Mapping[str, str], logs: Path) -> Ended:
     """Start the ranks, pass on what srun says, and return how they ended."""
     logs.mkdir(parents=True, exist_ok=True)
-    node, code = "", 0
+    node, rank, code = "", 0, 0
     with subprocess.Popen(
         command, env=dict(environment), stderr=subprocess.PIPE, text=True, errors="replace"
     ) as process:
@@ -99,21 +100,21 @@ def run(command: Sequence[str], environment: Mapping[str, str], logs: Path) -> E
             sys.stderr.write(line)
             sys.stderr.flush()
             if not code and (told := exit_told(line)):
-                node, code = told
+                node, rank, code = told
     status = process.returncode
     status = 128 - status if status < 0 else status
-    return Ended(code or status, node, started=any(logs.iterdir()))
+    return Ended(code or status, node, rank, started=any(logs.iterdir()))
 
 
-def exit_told(line: str) -> tuple[str, int] | None:
-    """Return (node, exit code) if srun's line tells that a task ended badly."""
+def exit_told(line: str) -> tuple[str, int, int] | None:
+    """Return (node, rank, exit code) if srun's line tells that a task ended badly."""
     found = _EXITED.match(line.strip())
     if not found:
         return None
-    if found[2]:
-        return found[1], int(found[2])
-    name = found[3].removesuffix(" (core dumped)")
-    return found[1], 128 + _TASK_SIGNALS.get(name, 0)
+    if found[3]:
+        return found[1], int(found[2]), int(found[3])
+    name = found[4].removesuffix(" (core dumped)")
+    return found[1], int(found[2]), 128 + _TASK_SIGNALS.get(name, 0)
 
 
 def _address(node: str) -> str:

@@ -114,7 +114,7 @@ def main(overrides: list[str]) -> int:
     stop.ignore()
     stop.remove_ours()
     record.end(run_dir, outcome)
-    _tell(outcome, start.logs)
+    _tell(outcome, start.logs, ended.rank)
     if outcome.decision == "done":
         _draw_page(run_dir)
     if outcome.decision != "requeue":
@@ -180,7 +180,7 @@ def _tell_lost(run_dir: Path) -> None:
 
 def _launched(start: Start, overrides: Sequence[str]) -> launch.Ended:
     """Start the ranks, again if SLURM could not, and return how they ended."""
-    ended = launch.Ended(1, "", started=False)
+    ended = launch.Ended(1, "", 0, started=False)
     for number in range(1, _LAUNCHES + 1):
         environment = launch.rank_environment(start.settings.train, os.environ, start.job)
         command = launch.command(start.settings.train, environment, start.logs, overrides)
@@ -248,13 +248,13 @@ def _to_exclude(history: Sequence[Outcome]) -> tuple[str, ...]:
     return tuple(bad)
 
 
-def _tell(outcome: Outcome, logs: Path) -> None:
+def _tell(outcome: Outcome, logs: Path, rank: int) -> None:
     """Say in the job's log how it ended."""
     nodes = f" on {', '.join(outcome.faulty_nodes)}" if outcome.faulty_nodes else ""
     steps = f"checkpoint {outcome.from_step} → {outcome.to_step}, {outcome.seconds:.0f} s"
     say(f"{outcome.decision}: {outcome.reason}{nodes}; {steps}")
     if outcome.exit_code not in (0, Exit.REQUEUE) and outcome.decision in ("failed", "requeue"):
-        _show_tail(logs)
+        _show_tail(logs, rank)
 
 
 def _draw_page(run_dir: Path) -> None:
@@ -276,12 +276,11 @@ def _requeue(outcome: Outcome) -> int:
     return Exit.OK
 
 
-def _show_tail(logs: Path) -> None:
-    """Print the last lines of the rank that spoke last before it failed."""
-    written = [path for path in sorted(logs.glob("rank-*.log")) if path.stat().st_size]
-    if written:
-        lines = written[0].read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-        print(f"--- the end of {written[0]}", *lines, "---", sep="\n", flush=True)
+def _show_tail(logs: Path, rank: int) -> None:
+    """Print the last lines of the rank that ended first."""
+    for log in logs.glob(f"rank-{rank}-*.log"):
+        lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        print(f"--- the end of {log}", *lines, "---", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

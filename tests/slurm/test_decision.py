@@ -80,9 +80,9 @@ def test_a_node_at_fault_twice_is_bad():
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("srun: error: n1: task 0: Exited with exit code 75", ("n1", 75)),
-        ("srun: error: gpu-7: tasks 4-5,7: Killed", ("gpu-7", 137)),
-        ("srun: error: n2: task 2: Segmentation fault (core dumped)", ("n2", 139)),
+        ("srun: error: n1: task 0: Exited with exit code 75", ("n1", 0, 75)),
+        ("srun: error: gpu-7: tasks 4-5,7: Killed", ("gpu-7", 4, 137)),
+        ("srun: error: n2: task 2: Segmentation fault (core dumped)", ("n2", 2, 139)),
         ("srun: error: Node failure on n2", None),
         ("srun: launch/slurm: _step_signal: Terminating StepId=6.0", None),
     ],
