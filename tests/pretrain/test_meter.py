@@ -1,0 +1,99 @@
+import time
+
+import pytest
+import torch
+
+from pretrain.checkpoint import Progress
+from pretrain.data import Batch
+from pretrain.distributed import World
+from pretrain.engine import StepResult
+from pretrain.meter import Meter, Scale
+
+SCALE = Scale(tokens_per_step=1000, total_steps=100, parameters=50, flops_per_token=300.0, peak_flops=1e6)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let the test set the time: its one element is what the clock says."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def result(loss: float, *, norm: float = 1.0, skipped: bool = False) -> StepResult:
+    return StepResult(torch.tensor(loss, dtype=torch.float64), torch.tensor(norm), skipped)
+
+
+def batch(*, waited: float = 0.0, epoch: int = 0) -> Batch:
+    return Batch([], epoch, waited, "")
+
+
+def test_a_report_is_the_mean_loss_and_the_rates_of_the_steps_since_the_last_one(
+    world: World, clock: list[float]
+):
+    meter = Meter(SCALE, world)
+    meter.resume()
+    for loss, norm in ((5.0, 3.0), (4.0, 2.0)):
+        meter.add(result(loss, norm=norm), batch(waited=0.25), 1e-3)
+        clock[0] += 2.0
+    assert meter.pause() == pytest.approx(4.0)
+    found = meter.report(Progress(step=40, tokens=40_000))
+    assert found["train/loss"] == pytest.approx(4.5)
+    assert found["optim/grad_norm"] == 2.0, "the last step's"
+    assert found["optim/lr"] == 1e-3
+    assert found["perf/step_s"] == pytest.approx(2.0)
+    assert found["perf/tokens_per_s"] == pytest.approx(500.0)
+    assert found["perf/mfu"] == pytest.approx(500 * 300 / 1e6)
+    assert found["perf/data_wait_s"] == pytest.approx(0.25)
+    assert found["perf/data_wait_frac"] == pytest.approx(0.125)
+    assert found["time/eta_h"] == pytest.approx(60 * 2 / 3600)
+    assert found["progress/chinchilla"] == pytest.approx(40_000 / (20 * 50))
+
+
+def test_what_lies_between_pause_and_resume_does_not_count(world: World, clock: list[float]):
+    meter = Meter(SCALE, world)
+    meter.resume()
+    meter.add(result(1.0), batch(), 1e-3)
+    clock[0] += 1.0
+    meter.pause()
+    clock[0] += 50.0  # a validation
+    meter.resume()
+    meter.add(result(1.0), batch(), 1e-3)
+    clock[0] += 1.0
+    meter.pause()
+    assert meter.report(Progress())["perf/step_s"] == pytest.approx(1.0)
+
+
+def test_a_report_begins_anew_but_for_the_skipped_steps(world: World, clock: list[float]):
+    meter = Meter(SCALE, world)
+    for loss, skipped, epoch in ((9.0, True, 0), (3.0, False, 1)):
+        meter.resume()
+        meter.add(result(loss, skipped=skipped), batch(waited=1.0 - epoch, epoch=epoch), 1e-3)
+        clock[0] += 1.0
+        meter.pause()
+        found = meter.report(Progress())
+    assert found["train/loss"] == 3.0
+    assert found["perf/step_s"] == pytest.approx(1.0)
+    assert found["perf/data_wait_s"] == 0.0
+    assert found["optim/skipped_steps"] == 1.0
+    assert found["data/epoch"] == 1.0
+
+
+def test_taking_in_a_step_does_not_wait_for_the_device(world: World):
+    """A tensor without data, as one whose kernel has not run yet: reading it would fail."""
+    meta = torch.empty((), device="meta")
+    Meter(SCALE, world).add(StepResult(meta, meta, False), batch(), 1e-3)
+
+
+def test_goodput_is_the_share_of_the_runs_life_that_was_training(world: World, clock: list[float]):
+    meter = Meter(SCALE, world)
+    meter.add(result(1.0), batch(), 1e-3)
+    clock[0] += 1.0
+    meter.pause()
+    found = meter.report(Progress(productive_seconds=50.0, began_at=time.time() - 100))
+    assert found["time/goodput"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_report_without_a_step_is_a_bug_of_ours(world: World):
+    with pytest.raises(AssertionError, match="needs a step"):
+        Meter(SCALE, world).report(Progress())
