@@ -15,7 +15,7 @@ def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
     """Start a cluster, for all tests of the session."""
     if reason := why_not():
         pytest.skip(f"no test cluster: {reason}")
-    cluster = Cluster(tmp_path_factory.mktemp("slurm") / "cluster", os.getpid() % 100)
+    cluster = Cluster(tmp_path_factory.mktemp("slurm") / "cluster", os.getpid() % 250)
     began = time.monotonic()
     cluster.control("up")
     print(f"test cluster: {time.monotonic() - began:.1f} s until four nodes are idle")

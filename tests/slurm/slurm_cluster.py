@@ -19,7 +19,7 @@ def why_not() -> str:
     for program in ("slurmctld", "slurmd", "munged", "sbatch", "ip", "unshare"):
         if not any(os.access(f"{folder}/{program}", os.X_OK) for folder in search.split(":")):
             return f"{program} is not installed; .ci/run installs it"
-    probe = "gpt-probe"
+    probe = f"gptp{os.getpid()}"  # of this process: sessions may run side by side
     made = subprocess.run(
         ["ip", "link", "add", probe, "type", "bridge"], capture_output=True, text=True, check=False
     )
