@@ -68,6 +68,7 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     run_dir = Path(config.run_dir)
     root = run_dir / DIRECTORY
     frozen.check_resume(config.resume, run_dir, bool(commit.checkpoints(root)))
+    _make(run_dir)
     held.append(lease.acquire(run_dir, above=commit.highest_fence(root)))
     cleared = stopping.clear(run_dir)
     identity = frozen.freeze(raw, run_dir, index.fingerprint)
@@ -77,6 +78,15 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     text = OmegaConf.to_yaml(raw, resolve=True)
     facts = {"config": text, "identity": asdict(identity), "attempt": attempt}
     return json.dumps({**facts, "stop_file_removed": cleared})
+
+
+def _make(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
+        raise ConfigError(
+            f"run_dir {run_dir} cannot be a directory: {error.strerror}; choose another"
+        ) from error
 
 
 def _mapping(text: str) -> DictConfig:
