@@ -1,4 +1,4 @@
-# make demo | test | check | format | clean-demo.  Each sets up what it needs, once.
+# make demo | test | check | soak | format | clean-demo.  Each sets up what it needs, once.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,12 +8,13 @@ READY := $(VENV)/.ready-$(PINS)
 READY_DEV := $(VENV)/.ready-dev-$(PINS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean-demo
+.PHONY: help setup demo test check soak format clean-demo
 
 help:
 	@echo 'make demo       text → shards → a GPT-2 that is killed, resumed, sampled, exported'
-	@echo 'make test       all tests'
+	@echo 'make test       all tests but those that take minutes each'
 	@echo 'make check      format, lint, types, floors, fast tests'
+	@echo 'make soak       the tests that take minutes each'
 	@echo 'make setup      only the virtual environment, in $(VENV)'
 
 setup: $(READY)
@@ -22,14 +23,17 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py runs/demo
 
 test: $(READY_DEV)
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -m "not soak" -rs
 
 check: $(READY_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not soak"
+
+soak: $(READY_DEV)
+	$(BIN)/python -m pytest -m soak -rs -s
 
 format: $(READY_DEV)
 	$(BIN)/ruff format .

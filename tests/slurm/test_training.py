@@ -29,6 +29,7 @@ def test_a_job_submitted_by_hand_trains_on_two_nodes_to_the_last_step(straight):
     assert len({name.split("-")[2] for name in names}) == 2
 
 
+@pytest.mark.soak
 def test_the_signal_before_the_time_limit_saves_and_requeues(training, straight, cluster):
     training.submit()
     training.trains()
@@ -45,6 +46,7 @@ def test_the_signal_before_the_time_limit_saves_and_requeues(training, straight,
     equals(training.directory, straight)
 
 
+@pytest.mark.soak
 def test_a_preempted_job_saves_and_goes_on_when_the_nodes_are_free(training, straight, cluster):
     training.submit("--partition=low", "--exclusive")
     training.trains()
@@ -61,6 +63,7 @@ def test_a_preempted_job_saves_and_goes_on_when_the_nodes_are_free(training, str
     equals(training.directory, straight)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("what", "lost"), [("off", 0), ("off", 1), ("cut", 0)], ids=["first-off", "other-off", "first-cut"]
 )
@@ -80,6 +83,7 @@ def test_a_lost_node_costs_what_was_not_saved(training, straight, cluster, what,
     equals(training.directory, straight)
 
 
+@pytest.mark.soak
 def test_ranks_on_a_node_that_was_cut_off_publish_nothing(training, cluster):
     training.submit(nodes="1", settings=("steps=3000",))
     training.trains()
@@ -96,6 +100,7 @@ def test_ranks_on_a_node_that_was_cut_off_publish_nothing(training, cluster):
     assert cluster.shown(training.job, "%N") != node
 
 
+@pytest.mark.soak
 def test_a_real_time_limit_is_never_reached(training, straight, tmp_path):
     # The first start is slow, so that the time is over in the middle of the training.
     slow = tmp_path / "slow.sh"
@@ -112,6 +117,7 @@ def test_a_real_time_limit_is_never_reached(training, straight, tmp_path):
     equals(training.directory, straight)
 
 
+@pytest.mark.soak
 def test_with_a_range_of_nodes_a_run_goes_on_with_fewer(training, straight, cluster):
     training.submit("--exclude=n3,n4", nodes="1-2", settings=("+cluster.slurm={train:{ranks_per_node:2}}",))
     training.trains()
@@ -130,6 +136,7 @@ def test_with_a_range_of_nodes_a_run_goes_on_with_fewer(training, straight, clus
         assert loss == pytest.approx(reference[step], rel=1e-3)
 
 
+@pytest.mark.soak
 def test_training_does_not_notice_a_restart_of_the_controller(training, straight, cluster):
     training.submit()
     training.trains()
@@ -156,6 +163,7 @@ def test_a_requeue_by_hand_saves_and_goes_on(training, straight, cluster):
     equals(training.directory, straight)
 
 
+@pytest.mark.soak
 def test_a_cancelled_job_saves_and_stays_cancelled(training, cluster):
     training.submit()
     training.trains()
@@ -170,6 +178,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(training, cluster):
     assert not list((training.directory / "checkpoints").glob(".tmp-*"))
 
 
+@pytest.mark.soak
 def test_a_file_stop_ends_a_job_that_is_not_requeued(training, cluster):
     training.submit()
     training.trains()
