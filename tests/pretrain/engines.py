@@ -12,7 +12,8 @@ from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.optim import AdamWConfig
 
 T = 16
-TINY = GPTConfig(layers=2, heads=2, channels=32, context=T, vocabulary=200, padded_vocabulary=256)
+# The embedding has more than the 100,000 elements up to which a parameter stays gathered at ZeRO-3.
+TINY = GPTConfig(layers=2, heads=2, channels=32, context=T, vocabulary=4000, padded_vocabulary=4032)
 PLAN = BatchPlan(sequences=4, ranks=1, accumulation=2, micro_sequences=2)
 OPTIM = AdamWConfig(clip_norm=0.5)
 RATE = 3e-3
