@@ -67,7 +67,11 @@ def validation_losses(run: Path) -> list[tuple[int, float, str]]:
     """Return (step, loss, note) of the first validation, the last before the kill, and the last."""
     measured = [row for row in rows(run) if "val/loss" in row]
     before = [row for row in measured if row["attempt"] == 0]
-    picked = [(measured[0], "before the first step"), (before[-1], "last before the kill"), (measured[-1], "last")]
+    picked = [
+        (measured[0], "before the first step"),
+        (before[-1], "last before the kill"),
+        (measured[-1], "last"),
+    ]
     return [(row["step"], row["val/loss"], note) for row, note in picked]
 
 

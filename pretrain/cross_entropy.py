@@ -35,7 +35,7 @@ class _ChunkedLoss(torch.autograd.Function):
     """Loss and gradients of the head, a chunk of rows at a time."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - autograd passes them by position
         ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, vocabulary: int, wanted: bool
     ) -> Tensor:
         autocast = torch.is_autocast_enabled("cpu")
