@@ -97,7 +97,7 @@ def train(run: Run, config: LoopConfig) -> Exit:
             return _stopped(run)
     vote.settle()
     run.heart.enter("save", run.progress.step)
-    run.checkpoints.settle()
+    _end_saving(run)
     return Exit.OK
 
 
@@ -189,7 +189,8 @@ def _save(run: Run) -> None:
     if run.ledger:
         run.ledger.sync()
     run.saving_since = time.monotonic()
-    _forgiving(run, lambda: run.checkpoints.begin(run.engine, run.progress))
+    if not _forgiving(run, lambda: run.checkpoints.begin(run.engine, run.progress)):
+        return
     seconds = largest(run.world, time.perf_counter() - started)[0]
     run.tracker.log(run.progress.step, run.progress.tokens, {"time/checkpoint_save_s": seconds})
     run.tracker.event("checkpoint", step=run.progress.step, seconds=round(seconds, 3))
@@ -201,18 +202,28 @@ def _state(engine: Engine) -> Iterator[Tensor]:
         yield from (fragment.weight, fragment.exp_avg, fragment.exp_avg_sq)
 
 
-def _forgiving(run: Run, action: Callable[[], None]) -> None:
-    """Do a part of a save: a disk that fails costs that save, and one save too many the run."""
+def _end_saving(run: Run) -> None:
+    """Return when the last state counts. A disk that refuses it a second time ends the run."""
+    if run.saved_step != run.progress.step:
+        run.checkpoints.begin(run.engine, run.progress)
+        run.saved_step = run.progress.step
+    run.checkpoints.settle()
+
+
+def _forgiving(run: Run, action: Callable[[], None]) -> bool:
+    """Do a part of a save and say whether it went well: a failure costs that save, one too many the run."""
     try:
         action()
+        return True
     except OSError as error:
         run.tracker.alert("a checkpoint was not saved", f"at step {run.progress.step}: {error}", "ERROR")
         if run.checkpoints.failures >= _MOST_FAILED_SAVES:
             raise
+        return False
 
 
 def _stopped(run: Run) -> Exit:
-    run.checkpoints.settle()
+    _end_saving(run)
     run.stop.reason = reason = run.stop.reason or "another rank's request"
     run.console.say(
         f"stopped after step {run.progress.step} by {reason}; the same command goes on from there"

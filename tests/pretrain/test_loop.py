@@ -1,0 +1,224 @@
+"""The story of a run, told with actors that only write down what they are asked to do."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conf.exits import Exit
+from pretrain.batch import BatchPlan
+from pretrain.checkpoint import CheckpointConfig, Progress
+from pretrain.data import Batch
+from pretrain.distributed import World
+from pretrain.engine import StepResult
+from pretrain.health import Health, HealthConfig
+from pretrain.loop import LoopConfig, Run, due, train
+from pretrain.meter import Meter, Scale
+from pretrain.schedule import ScheduleConfig, learning_rate
+
+PLAN = BatchPlan(sequences=8, ranks=1, accumulation=2, micro_sequences=4)
+SCHEDULE = ScheduleConfig(warmup_steps=3)
+
+
+class Actors:
+    """The engine, the batches, the validation, the checkpoints, the tracker, the console and the stop."""
+
+    def __init__(self, *, stop_after: int | None = None, refusing: int = 0) -> None:
+        self.story: list[Any] = []
+        self.rates: list[float] = []
+        self.step = 0
+        self.reason = ""
+        self.stop_after = stop_after
+        self.refusing = refusing  # how many saves the disk refuses from the first on
+        self.failures = 0
+        self.writing = False
+        self.under_way: int | None = None
+
+    def __next__(self) -> Batch:
+        return Batch([], 0, 0.0, "0" * 64)
+
+    def train_step(self, _: object, rate: float) -> StepResult:
+        self.step += 1
+        self.rates.append(rate)
+        return StepResult(torch.tensor(3.0), torch.tensor(1.0), False)
+
+    def forward_seconds(self) -> float:
+        return 0.0
+
+    def fragments(self) -> list[object]:
+        return []
+
+    replicated = fragments
+
+    def loss(self, *_: object) -> float:
+        self.story.append(("validate", self.step))
+        return 4.0
+
+    def begin(self, _: object, progress: Progress) -> None:
+        if self.refusing:
+            self.refusing -= 1
+            self.failures += 1
+            raise OSError(errno.ENOSPC, "no space")
+        self.failures = 0
+        self.under_way = progress.step
+
+    def heard(self, anybody_writing: bool) -> None:
+        if not anybody_writing:
+            self.settle()
+
+    def settle(self) -> None:
+        if self.under_way is not None:
+            self.story.append(("saved", self.under_way))
+        self.under_way = None
+
+    def log(self, step: int, tokens: int, metrics: dict[str, float]) -> None:
+        if "train/loss" in metrics:
+            assert tokens == step * 8 * 16
+            self.story.append(("report", step))
+
+    def event(self, name: str, **facts: object) -> None:
+        if name == "stopped":
+            self.story.append((name, facts["step"]))
+
+    def alert(self, title: str, *_: object) -> None:
+        self.story.append(("alert", title))
+
+    def report(self, *_: object) -> None: ...
+
+    def say(self, text: str) -> None:
+        self.story.append(("say", text))
+
+    def asked(self, _: float = 0.0) -> bool:
+        if self.stop_after is not None and self.step >= self.stop_after:
+            self.reason = "SIGTERM"
+        return bool(self.reason)
+
+
+def told(world: World, tmp_path: Path, actors: Actors, *, first: int = 0, **changed: Any) -> tuple[Any, Run]:
+    """Let the actors train from step `first`; return the exit code and the run as it stands then."""
+    checkpoint = CheckpointConfig(every=changed.pop("save_every", 4), minutes=changed.pop("minutes", None))
+    settings: dict[str, Any] = {"steps": 10, "stop_at": None, "log_every": 3, "validate_every": 5, **changed}
+    config = LoopConfig(schedule=SCHEDULE, checkpoint=checkpoint, **settings)
+    actors.step = first
+    role: Any = actors
+    run = Run(
+        world=world,
+        plan=PLAN,
+        engine=role,
+        batches=role,
+        validation=role,
+        checkpoints=role,
+        progress=Progress(first, 8 * first, 128 * first),
+        tracker=role,
+        console=role,
+        meter=Meter(Scale(128, 10, 50, 300.0, 1e6), world),
+        stop=role,
+        sequence_tokens=16,
+        startup_seconds=None,
+        health=Health(HealthConfig(compare_every=1000), world, tmp_path),
+        ledger=None,
+        saved_step=first if first else -1,
+    )
+    return train(run, config), run
+
+
+def steps_of(actors: Actors, word: str) -> list[int]:
+    return [step for each, step in actors.story if each == word]
+
+
+def test_a_run_reports_validates_and_saves_when_due_and_at_its_last_step(world: World, tmp_path: Path):
+    actors = Actors()
+    code, run = told(world, tmp_path, actors)
+    assert code == Exit.OK
+    assert steps_of(actors, "report") == [3, 6, 9, 10]
+    assert steps_of(actors, "validate") == [0, 5, 10], "and what the random weights know"
+    assert steps_of(actors, "saved") == [4, 8, 10]
+    assert (run.progress.step, run.progress.sequences, run.progress.tokens) == (10, 80, 1280)
+    assert actors.rates == [learning_rate(step, 10, SCHEDULE) for step in range(10)]
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(world: World, tmp_path: Path):
+    actors = Actors()
+    told(world, tmp_path, actors, first=7)
+    assert steps_of(actors, "validate") == [10], "no second look at random weights"
+    assert steps_of(actors, "saved") == [8, 10]
+    assert actors.rates == [learning_rate(step, 10, SCHEDULE) for step in range(7, 10)]
+
+
+def test_a_wish_to_stop_is_granted_one_step_later_saved_and_answered_with_a_requeue(
+    world: World, tmp_path: Path
+):
+    """The ranks' votes travel while the next step computes."""
+    actors = Actors(stop_after=6)
+    code, run = told(world, tmp_path, actors)
+    assert code == Exit.REQUEUE
+    assert run.progress.step == 7
+    assert actors.story[-3:-1] == [("saved", 7), ("say", actors.story[-2][1])]
+    assert "stopped after step 7 by SIGTERM" in actors.story[-2][1]
+    assert actors.story[-1] == ("stopped", 7)
+
+
+def test_a_pause_is_a_save_without_another_schedule(world: World, tmp_path: Path):
+    actors = Actors()
+    code, run = told(world, tmp_path, actors, stop_at=6)
+    assert (code, run.progress.step) == (Exit.OK, 6)
+    assert steps_of(actors, "saved") == [4, 6]
+    assert steps_of(actors, "validate") == [0, 5], "only the last step of all validates out of turn"
+    assert actors.rates == [learning_rate(step, 10, SCHEDULE) for step in range(6)]
+
+
+def test_a_run_that_is_done_does_nothing(world: World, tmp_path: Path):
+    actors = Actors()
+    assert told(world, tmp_path, actors, first=10)[0] == Exit.OK
+    assert [word for word, _ in actors.story] == ["say"]
+
+
+def test_zero_means_only_at_the_end(world: World, tmp_path: Path):
+    actors = Actors()
+    told(world, tmp_path, actors, save_every=0, validate_every=0)
+    assert steps_of(actors, "saved") == [10]
+    assert steps_of(actors, "validate") == [0, 10]
+
+
+def test_the_clock_asks_for_a_save_too(world: World, tmp_path: Path):
+    actors = Actors()
+    told(world, tmp_path, actors, save_every=0, minutes=1e-9)
+    assert steps_of(actors, "saved") == [*range(2, 10), 10]
+
+
+def test_a_save_that_the_disk_refuses_is_told_and_the_run_goes_on(world: World, tmp_path: Path):
+    actors = Actors(refusing=1)
+    code, _ = told(world, tmp_path, actors)
+    assert code == Exit.OK
+    assert ("alert", "a checkpoint was not saved") in actors.story
+    assert steps_of(actors, "saved") == [8, 10]
+
+
+def test_a_disk_that_refuses_three_times_in_a_row_ends_the_run(world: World, tmp_path: Path):
+    with pytest.raises(OSError, match="no space"):
+        told(world, tmp_path, Actors(refusing=3), save_every=2)
+
+
+@pytest.mark.parametrize("stop_after", [None, 5])
+def test_a_run_never_ends_well_without_its_last_state(world: World, tmp_path: Path, stop_after: int | None):
+    """The first save of all is the last one here; the disk refuses it for good."""
+    actors = Actors(refusing=2, stop_after=stop_after)
+    with pytest.raises(OSError, match="no space"):
+        told(world, tmp_path, actors, save_every=0)
+
+
+def test_a_last_save_that_succeeds_when_tried_again_is_a_good_end(world: World, tmp_path: Path):
+    actors = Actors(refusing=1)
+    assert told(world, tmp_path, actors, save_every=0)[0] == Exit.OK
+    assert steps_of(actors, "saved") == [10]
+
+
+@given(every=st.integers(1, 50), last=st.integers(1, 200))
+def test_what_is_due_every_so_often_is_due_at_the_multiples_and_at_the_end(every: int, last: int):
+    steps = [step for step in range(1, last + 1) if due(step, every, last)]
+    assert steps == sorted({*range(every, last + 1, every), last})
+    assert [step for step in range(1, last + 1) if due(step, 0, last)] == [last]
