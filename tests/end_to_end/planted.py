@@ -1,6 +1,7 @@
 """Train as `python -m pretrain.train` does, with the faults that PLANT names: what@step#rank, by commas.
 
-The step is the number of optimizer steps done when it strikes; without #rank it strikes all ranks.
+The step is the number of optimizer steps done when it strikes; without #rank it strikes all ranks. As
+in the command itself, the parent of a rank imports nothing heavy.
 """
 
 import ctypes
@@ -10,8 +11,6 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-
-import torch
 
 from pretrain.heartbeat import Page
 from pretrain.watchdog import watched
@@ -84,19 +83,23 @@ def hang_in_evaluation(step: int) -> None:
 
 def poison(step: int) -> None:
     """Make the loss NaN from `step` on."""
+    from math import nan
+
     from pretrain.model import GPT
 
     original, calls = GPT.forward, iter(range(10**9))
 
     def forward(self, *arguments, **named):
         loss = original(self, *arguments, **named)
-        return loss * torch.nan if self.training and next(calls) >= step else loss
+        return loss * nan if self.training and next(calls) >= step else loss
 
     GPT.forward = forward
 
 
 def flip_a_bit(step: int) -> None:
     """Flip one bit of one weight after `step`, before the ranks compare them."""
+    import torch
+
     from pretrain.engine import Engine
 
     def flip(engine) -> None:
