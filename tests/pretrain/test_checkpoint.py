@@ -1,13 +1,15 @@
 import json
 import math
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from engines import engine, fresh_model, same_bits, trained, whole_state
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from conf.exits import CorruptError, NoCheckpointError
 from pretrain import commit, lease
@@ -152,14 +154,22 @@ def test_a_state_is_free_of_pickle_and_holds_fp32(checkpoints: Checkpoints, worl
 
 
 def test_what_is_copied_for_saving_does_not_change_while_training_goes_on(
-    checkpoints: Checkpoints, world: World
+    checkpoints: Checkpoints, world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    """The thread writes a copy; a view would hold weights of a later step."""
+    """The thread, here kept waiting, writes a copy; a view would hold weights of a later step."""
+    may_write = threading.Event()
+
+    def late(tensors: dict[str, torch.Tensor]) -> bytes:
+        may_write.wait(60)
+        return save(tensors)
+
+    monkeypatch.setattr(safetensors.torch, "save", late)
     ours = engine(world, stage=1)
     trained(ours, 2)
     expected = whole_state(ours)
     checkpoints.begin(ours, progress_of(ours))
     trained(ours, 3, first=2)
+    may_write.set()
     checkpoints.settle()
     target, progress, _ = loaded(checkpoints, world)
     assert progress is not None
