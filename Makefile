@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Test files side by side, as many as there are cores, four at most: many tests wait for processes.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 PINS := $(shell sha256sum pyproject.toml | cut -c1-12)
 READY := $(VENV)/.ready-$(PINS)
 READY_DEV := $(VENV)/.ready-dev-$(PINS)
@@ -23,14 +25,14 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py runs/demo
 
 test: $(READY_DEV)
-	$(BIN)/python -m pytest -m "not soak" -rs
+	$(PYTEST) -m "not soak" -rs
 
 check: $(READY_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not slow and not soak"
+	$(PYTEST) -q -m "not slow and not soak"
 
 soak: $(READY_DEV)
 	$(BIN)/python -m pytest -m soak -rs -s
