@@ -6,6 +6,7 @@ import signal
 import time
 from functools import partial
 
+import psutil
 import pytest
 from trainer_job import Job, metric_rows
 
@@ -32,6 +33,11 @@ def has_reported(run_dir, attempt):
     return any(row["attempt"] == attempt for row in metric_rows(run_dir))
 
 
+def listens(job):
+    """Say whether all parents have forked: until then a signal ends what has not begun."""
+    return all(psutil.Process(process.pid).children() for process in job.processes)
+
+
 def until(condition, job):
     while not condition():
         assert job.running(), job.output()[-3000:]
@@ -48,8 +54,7 @@ def test_signals_at_random_instants_lead_to_one_state_that_all_agree_on(shards, 
         job = Job(run_dir, *settings(shards, run_dir))
         to_all, number = generator.random() < 0.5, generator.choice(STOPPING)
         in_startup = generator.random() < 0.25
-        if not in_startup:
-            until(partial(has_reported, run_dir, instant), job)
+        until(partial(listens, job) if in_startup else partial(has_reported, run_dir, instant), job)
         time.sleep(generator.random())  # anywhere in a step, a report or an evaluation
         aim = job.processes if to_all else [generator.choice(job.processes)]
         for process in aim:
@@ -69,7 +74,7 @@ def test_signals_at_random_instants_lead_to_one_state_that_all_agree_on(shards, 
 def test_a_second_signal_ends_the_run_at_once(shards, tmp_path):
     run_dir = tmp_path / "run"
     job = Job(run_dir, *settings(shards, run_dir), ranks=1)  # asked while it starts
-    time.sleep(0.5)
+    until(partial(listens, job), job)
     job.processes[0].send_signal(signal.SIGTERM)
     time.sleep(1.2)  # sooner, it would be the same wish, passed on by a launcher and a scheduler
     job.processes[0].send_signal(signal.SIGTERM)
