@@ -87,23 +87,29 @@ with joined() as world, torch.no_grad():
         calls += 1
         return gpt(inputs, targets, reduction="sum")
     config = ValidationConfig(tokens=int(sys.argv[2]) * T, micro_sequences=2)
-    print("loss", repr(Validation(sequences(Path(sys.argv[1])), config, T).loss(loss_sum, world)), calls)
+    loss = Validation(sequences(Path(sys.argv[1])), config, T).loss(loss_sum, world)
+    Path(sys.argv[3], f"rank-{{world.rank}}").write_text(f"{{loss!r}} {{calls}}")
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [7, 1])
-def test_two_ranks_find_what_one_finds_and_call_the_model_equally_often(tiny_index: Path, count: int):
+def test_two_ranks_find_what_one_finds_and_call_the_model_equally_often(
+    tiny_index: Path, tmp_path: Path, count: int
+):
     """Seven sequences: one rank has four, the other three; and with one, a rank has none."""
     script = _RANK.format(folder=str(Path(__file__).parent))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     command += ["--rdzv-endpoint=localhost:0", "--no-python", sys.executable, "-c", script]
     done = subprocess.run(
-        [*command, str(tiny_index), str(count)], capture_output=True, text=True, timeout=200, check=False
+        [*command, str(tiny_index), str(count), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("loss ")]
-    assert len(found) == 2
+    found = [(tmp_path / f"rank-{rank}").read_text().split() for rank in (0, 1)]
     assert found[0] == found[1], "the same loss and the same number of calls on both ranks"
     with torch.no_grad():
         expected = by_hand(model(), sequences(tiny_index), count)
