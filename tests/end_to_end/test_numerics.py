@@ -61,7 +61,8 @@ def test_endless_skipping_ends_the_run_and_names_the_last_good_state(shards, tmp
     assert re.search("last good state is step-0000000[68]", job.output())
     last = attempts.read(run_dir)[-1]
     assert (last["exit_code"], last["step"]) == (Exit.NON_FINITE, 9)
-    assert [row["optim/skipped_steps"] for row in metric_rows(run_dir)] == [0, 0, 0, 0, 0, 1, 2, 3]
+    name = "optim/skipped_steps"
+    assert [row[name] for row in metric_rows(run_dir) if name in row] == [0, 0, 0, 0, 0, 1, 2, 3]
     states = [load(data) for step in (4, 6, 8) for data in state_files(run_dir, step).values()]
     assert all(torch.isfinite(tensor).all() for state in states for tensor in state.values())
 
