@@ -63,8 +63,8 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     index = _index(config)
     # Absolute, because the next attempt or an evaluation may start in another directory.
     raw.data.index = str(index.directory.resolve() / "index.json")
-    _plan(config, ranks)
-    training_order(index, config.data, batch_sequences=_plan(config, 1).sequences, seed=config.seed)
+    plan = _plan(config, ranks)
+    training_order(index, config.data, batch_sequences=plan.sequences, seed=config.seed)
     run_dir = Path(config.run_dir)
     root = run_dir / DIRECTORY
     frozen.check_resume(config.resume, run_dir, bool(commit.checkpoints(root)))
