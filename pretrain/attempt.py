@@ -15,27 +15,27 @@ from typing import Any
 import psutil
 
 from conf.exits import Exit
-from pretrain import attempts, stopping
 from pretrain.batch import BatchPlan
 from pretrain.checkpoint import Checkpoints, Progress
 from pretrain.config import TrainConfig
-from pretrain.console import Console
-from pretrain.data import Batches, Sequences, training_order
 from pretrain.distributed import World, gather_texts, job_ends_at, joined
 from pretrain.engine import Engine
+from pretrain.guard import attempts, stopping
+from pretrain.guard.heartbeat import Heart, Page
+from pretrain.guard.neighbours import introduction
+from pretrain.guard.stopping import StopRequest
 from pretrain.health import Health
-from pretrain.heartbeat import Heart, Page
-from pretrain.ledger import Ledger
 from pretrain.loop import Run, train
 from pretrain.meter import Meter, Scale
 from pretrain.model import GPT, initialise, parameter_count
-from pretrain.neighbours import introduction
 from pretrain.opening import Opened, opened
 from pretrain.peak import peak_flops
-from pretrain.stopping import StopRequest
+from pretrain.stream.data import Batches, Sequences, training_order
+from pretrain.stream.ledger import Ledger
 from pretrain.throughput import flops_per_token
-from pretrain.tracking import Tracker, open_tracker
 from pretrain.validation import Validation
+from pretrain.watching.console import Console
+from pretrain.watching.tracking import Tracker, open_tracker
 
 
 def main(overrides: list[str], page: Page) -> Exit:

@@ -21,12 +21,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pretrain import commit
-from pretrain.commit import FileRecord, Manifest
 from pretrain.distributed import World, gather_texts, on_primary
 from pretrain.engine import Engine
-from pretrain.lease import Lease
 from pretrain.pieces import KINDS, Pieces, key_of
+from pretrain.storage import commit
+from pretrain.storage.commit import FileRecord, Manifest
+from pretrain.storage.lease import Lease
 
 DIRECTORY = "checkpoints"
 

@@ -5,17 +5,17 @@ from typing import Any
 
 from pretrain.batch import BatchConfig
 from pretrain.checkpoint import CheckpointConfig
-from pretrain.data import DataConfig
 from pretrain.engine import PRECISIONS, ZeroConfig
+from pretrain.guard.heartbeat import WatchdogConfig
+from pretrain.guard.stopping import StopConfig
 from pretrain.health import HealthConfig
-from pretrain.heartbeat import WatchdogConfig
 from pretrain.loop import LoopConfig
 from pretrain.model import GPTConfig
 from pretrain.optim import AdamWConfig
 from pretrain.schedule import ScheduleConfig
-from pretrain.stopping import StopConfig
-from pretrain.tracking import TrackingConfig
+from pretrain.stream.data import DataConfig
 from pretrain.validation import ValidationConfig
+from pretrain.watching.tracking import TrackingConfig
 
 _RESUME = ("auto", "must", "never")
 

@@ -11,11 +11,11 @@ from typing import Any
 from conf import compose, typed
 from conf.command import run
 from conf.exits import ConfigError, DatasetError
-from pretrain.metrics_log import FILE_NAME, read_run
-from pretrain.page_server import LiveRuns, run_directories, server
-from pretrain.run_page import page
-from pretrain.run_status import status_lines
-from pretrain.workspace import WorkspaceConfig, publish
+from pretrain.watching.metrics_log import FILE_NAME, read_run
+from pretrain.watching.page_server import LiveRuns, run_directories, server
+from pretrain.watching.run_page import page
+from pretrain.watching.run_status import status_lines
+from pretrain.watching.workspace import WorkspaceConfig, publish
 
 USAGE = """
 Show training runs.

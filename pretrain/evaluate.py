@@ -19,8 +19,8 @@ from conf.command import run as run_command
 from conf.exits import DatasetError
 from data_prep.shards import read_index
 from pretrain import trained
-from pretrain.data import Sequences
 from pretrain.distributed import joined
+from pretrain.stream.data import Sequences
 from pretrain.trained import Trained
 from pretrain.validation import Validation, ValidationConfig
 

@@ -19,9 +19,9 @@ from conf.exits import RefusedError
 from data_prep.tokenizer import END_OF_TEXT
 from data_prep.vocabulary import published_files
 from pretrain import trained
-from pretrain.metrics_log import last_values
 from pretrain.model import GPT, GPTConfig, hugging_face_names, parameter_count
 from pretrain.trained import Trained
+from pretrain.watching.metrics_log import last_values
 
 WEIGHTS = "model.safetensors"
 

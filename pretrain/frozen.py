@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import compose, leaves, override_key, typed
 from conf.exits import ConfigError, DatasetError, NoCheckpointError, RefusedError
-from pretrain import durable
 from pretrain.config import TrainConfig, is_free
+from pretrain.storage import durable
 
 CONFIG = "config.yaml"
 IDENTITY = "run.json"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from conf.exits import CorruptError, NonFiniteError
-from pretrain import commit
 from pretrain.distributed import World, gather_texts, largest
+from pretrain.storage import commit
 
 # NVRx and Megatron call a rank a straggler from about this on.
 _STRAGGLER_RATIO = 1.5

@@ -12,18 +12,18 @@ from torch import Tensor
 from conf.exits import Exit
 from pretrain.batch import BatchPlan
 from pretrain.checkpoint import CheckpointConfig, Checkpoints, Progress
-from pretrain.console import Console
-from pretrain.data import Batches
 from pretrain.distributed import Vote, World, largest
 from pretrain.engine import Engine
+from pretrain.guard.heartbeat import Heart, Page
+from pretrain.guard.stopping import StopRequest, Wish
 from pretrain.health import Health, Stragglers
-from pretrain.heartbeat import Heart, Page
-from pretrain.ledger import Entry, Ledger
 from pretrain.meter import Meter
 from pretrain.schedule import ScheduleConfig, learning_rate
-from pretrain.stopping import StopRequest, Wish
-from pretrain.tracking import Tracker
+from pretrain.stream.data import Batches
+from pretrain.stream.ledger import Entry, Ledger
 from pretrain.validation import Validation
+from pretrain.watching.console import Console
+from pretrain.watching.tracking import Tracker
 
 _MOST_FAILED_SAVES = 3  # in a row; each is tried again at the next interval
 

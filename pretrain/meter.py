@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from pretrain.checkpoint import Progress
-from pretrain.data import Batch
 from pretrain.distributed import World, largest, summed
 from pretrain.engine import StepResult
+from pretrain.stream.data import Batch
 
 _GIB = 2**30
 

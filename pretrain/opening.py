@@ -14,12 +14,14 @@ from conf import typed
 from conf.exits import ConfigError, DatasetError
 from data_prep.shards import Index, read_index
 from data_prep.tokenizer import VOCABULARY_SHA256
-from pretrain import attempts, commit, frozen, lease, stopping
+from pretrain import frozen
 from pretrain.batch import BatchPlan, plan_batch
 from pretrain.checkpoint import DIRECTORY
 from pretrain.config import TrainConfig
-from pretrain.data import training_order
 from pretrain.distributed import World, on_primary
+from pretrain.guard import attempts, stopping
+from pretrain.storage import commit, lease
+from pretrain.stream.data import training_order
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ the same command goes on from there.
 from functools import partial
 
 from conf.command import run as run_command
-from pretrain.heartbeat import Page
-from pretrain.watchdog import watched
+from pretrain.guard.heartbeat import Page
+from pretrain.guard.watchdog import watched
 
 
 def _train(page: Page) -> None:

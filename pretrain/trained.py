@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from conf.exits import NoCheckpointError
-from pretrain import commit, frozen
+from pretrain import frozen
 from pretrain.checkpoint import DIRECTORY
 from pretrain.config import TrainConfig
 from pretrain.model import GPT
 from pretrain.pieces import saved_weights
+from pretrain.storage import commit
 
 
 @dataclass(frozen=True)

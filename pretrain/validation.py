@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pretrain.cross_entropy import IGNORED
-from pretrain.data import Sequences
 from pretrain.distributed import World, summed
+from pretrain.stream.data import Sequences
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from conf.command import run as run_command
 from conf.exits import ConfigError, CorruptError, Exit, UserError
 from pretrain import frozen
 from pretrain.checkpoint import DIRECTORY
-from pretrain.manifest import step_name
-from pretrain.metrics_log import read_run
+from pretrain.storage.manifest import step_name
+from pretrain.watching.metrics_log import read_run
 
 
 @dataclass(frozen=True)

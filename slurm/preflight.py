@@ -17,8 +17,8 @@ from conf.exits import CorruptError, DatasetError
 from data_prep.shards import Index, read_block, read_index
 from pretrain.batch import plan_batch
 from pretrain.config import TrainConfig
-from pretrain.lease import LEASE_NAME, STALE_SECONDS
 from pretrain.model import GPT, parameter_count
+from pretrain.storage.lease import LEASE_NAME, STALE_SECONDS
 from slurm import scheduler
 from slurm.scheduler import Partition
 from slurm.site import Site, TrainJob

@@ -28,8 +28,9 @@ from conf import compose, override_key, typed
 from conf.command import run as run_command
 from conf.exits import ConfigError, Exit, RefusedError
 from data_prep.prepare import PrepareConfig
-from pretrain import durable, frozen
+from pretrain import frozen
 from pretrain.config import TrainConfig
+from pretrain.storage import durable
 from slurm import finalize, preflight, scheduler, snapshot, watch
 from slurm.chain import Request, jobs
 from slurm.site import environment_file, site

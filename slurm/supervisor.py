@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf import compose, override_key
 from conf.command import run as run_command
 from conf.exits import ConfigError, Exit
-from pretrain import commit, manifest
+from pretrain.storage import commit, manifest
 from slurm import launch, record, scheduler
 from slurm.decision import Decision, Facts, decide, fruitless_crashes
 from slurm.record import Outcome

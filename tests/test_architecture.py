@@ -128,7 +128,7 @@ def test_a_model_in_evaluation_mode_is_not_taken_for_a_danger():
     [
         ("data_prep/shards.py", "import pretrain.loop"),
         ("pretrain/loop.py", "import deepspeed"),
-        ("pretrain/order.py", "import torch"),
+        ("pretrain/stream/order.py", "import torch"),
         ("pretrain/model.py", "import pretrain.engine"),
         ("pretrain/newcomer.py", ""),
         (None, ""),

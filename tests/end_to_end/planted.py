@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from pretrain.heartbeat import Page
-from pretrain.watchdog import watched
+from pretrain.guard.heartbeat import Page
+from pretrain.guard.watchdog import watched
 
 FOR_EVER = 10**6
 
@@ -62,7 +62,7 @@ def crash(_: object) -> None:
 
 
 def hang_in_data(step: int) -> None:
-    from pretrain.data import Batches
+    from pretrain.stream.data import Batches
 
     calls = iter(range(10**9))
     before(Batches, "__next__", step, lambda _: time.sleep(FOR_EVER), lambda _: next(calls))

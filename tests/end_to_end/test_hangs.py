@@ -14,7 +14,7 @@ import pytest
 from trainer_job import Job, metric_rows
 
 from conf.exits import Exit
-from pretrain import attempts
+from pretrain.guard import attempts
 
 pytestmark = pytest.mark.slow
 

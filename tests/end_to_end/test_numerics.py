@@ -11,7 +11,7 @@ from safetensors.torch import load
 from trainer_job import Job, metric_rows, state_files
 
 from conf.exits import Exit
-from pretrain import attempts
+from pretrain.guard import attempts
 
 pytestmark = pytest.mark.slow
 

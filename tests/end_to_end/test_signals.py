@@ -11,8 +11,9 @@ import pytest
 from trainer_job import Job, metric_rows
 
 from conf.exits import Exit
-from pretrain import attempts, commit
-from pretrain.ledger import account, read
+from pretrain.guard import attempts
+from pretrain.storage import commit
+from pretrain.stream.ledger import account, read
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import torch
 from trainer_job import Job, losses, smoke
 
 from data_prep.shards import read_index
-from pretrain.data import DataConfig, training_order
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.schedule import ScheduleConfig, learning_rate
+from pretrain.stream.data import DataConfig, training_order
 
 pytestmark = pytest.mark.slow
 

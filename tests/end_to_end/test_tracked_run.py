@@ -8,7 +8,7 @@ from trainer_job import Job, losses, metric_rows, smoke
 
 pytestmark = pytest.mark.slow
 
-READER = Path(__file__).parents[1] / "pretrain"
+READER = Path(__file__).parents[1] / "pretrain" / "watching"
 
 
 def test_the_offline_file_holds_every_logged_step(shards, tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_a_run_without_tracking_needs_no_wandb(shards, tmp_path):
 
 
 def test_every_panel_shows_something_that_the_trainer_logs(shards, tmp_path):
-    from pretrain.panels import METRICS
+    from pretrain.watching.panels import METRICS
 
     Job(tmp_path, *smoke(shards, tmp_path / "run", "steps=6"), ranks=1).succeeded()
     logged = {name for row in metric_rows(tmp_path / "run") for name in row}

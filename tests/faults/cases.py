@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conf.exits import CorruptError, LeaseHeldError
 from faults import job, scratch, shim
-from pretrain import commit, lease
+from pretrain.storage import commit, lease
 
 
 def findings() -> list[str]:

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # run with `python -I -S`: no site, no conf.yaml mac
     sys.path.insert(0, _root)
 
 from conf.exits import Exit, UserError
-from pretrain import commit, lease
+from pretrain.storage import commit, lease
 
 RUN = {"run_id": "r", "config_sha256": "c", "dataset_fingerprint": "d"}
 PERMANENT_EVERY = 4

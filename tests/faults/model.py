@@ -14,7 +14,7 @@ from pathlib import Path
 from conf.exits import CorruptError, NoCheckpointError
 from faults import job, powerloss, scratch
 from faults.shim import Operation, Recorder
-from pretrain import commit
+from pretrain.storage import commit
 
 
 @dataclass

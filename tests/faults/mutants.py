@@ -25,17 +25,17 @@ _WORKERS = 2
 
 def planted(mutant: Mutant, where: Path) -> None:
     """Copy the packages that the crash tests need to `where`, with the bug in them."""
-    for package in ("pretrain", "conf"):
+    for package in ("pretrain", "pretrain/storage", "conf"):
         (where / package).mkdir()
         (where / package / "__init__.py").touch()
     (where / "conf" / "exits.py").write_text((_REPOSITORY / "conf" / "exits.py").read_text())
     for module in _MODULES:
-        source = (_REPOSITORY / "pretrain" / f"{module}.py").read_text()
+        source = (_REPOSITORY / "pretrain" / "storage" / f"{module}.py").read_text()
         if module == mutant.module:
             if source.count(mutant.old) != 1:
                 raise ValueError(f"{mutant.bug}: its passage occurs {source.count(mutant.old)} times")
             source = source.replace(mutant.old, mutant.new)
-        (where / "pretrain" / f"{module}.py").write_text(source)
+        (where / "pretrain" / "storage" / f"{module}.py").write_text(source)
 
 
 def _checks() -> dict[str, Callable[[], list[str]]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conf.exits import NoCheckpointError
 from faults import job, scratch
-from pretrain import commit
+from pretrain.storage import commit
 
 _RANKS = 3
 # Steps 4, 8 and 9 are what the schedule leaves; damage goes to the newest of them, or to more.

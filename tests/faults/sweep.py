@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from faults import job, scratch
-from pretrain import commit
+from pretrain.storage import commit
 
 ERRORS = ("ENOSPC", "EDQUOT", "EIO")
 _CALLS = "openat,write,fsync,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat,rmdir,utimensat"

@@ -11,7 +11,7 @@ import pytest
 
 from conf.exits import CorruptError, NoCheckpointError, RefusedError
 from faults import cases
-from pretrain import commit, durable, manifest
+from pretrain.storage import commit, durable, manifest
 
 _SECRET = b"outside the run directory"
 assert len(_SECRET) == 25

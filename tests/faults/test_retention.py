@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from conf.exits import ConfigError
 from faults import cases, scratch
-from pretrain import commit
-from pretrain.retention import is_permanent
+from pretrain.storage import commit
+from pretrain.storage.retention import is_permanent
 
 steps = st.lists(st.integers(1, 30), min_size=1, max_size=9, unique=True).map(sorted)
 
@@ -51,7 +51,7 @@ def test_prune_refuses_to_leave_a_single_checkpoint(tmp_path):
 
 
 def test_prune_reads_each_checkpoint_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    from pretrain import retention
+    from pretrain.storage import retention
 
     read = []
     verify = retention.verify

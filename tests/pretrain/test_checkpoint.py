@@ -12,11 +12,11 @@ from engines import engine, fresh_model, same_bits, trained, whole_state
 from safetensors.torch import load_file, save, save_file
 
 from conf.exits import CorruptError, NoCheckpointError
-from pretrain import commit, lease
 from pretrain.checkpoint import DIRECTORY, CheckpointConfig, Checkpoints, Progress
 from pretrain.distributed import World
 from pretrain.engine import Engine
 from pretrain.pieces import saved_weights
+from pretrain.storage import commit, lease
 
 IDENTITY = {"run_id": "run", "config_sha256": "c" * 64, "dataset_fingerprint": "d" * 64}
 

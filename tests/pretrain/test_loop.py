@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from conf.exits import Exit
 from pretrain.batch import BatchPlan
 from pretrain.checkpoint import CheckpointConfig, Progress
-from pretrain.data import Batch
 from pretrain.distributed import World
 from pretrain.engine import StepResult
 from pretrain.health import Health, HealthConfig
 from pretrain.loop import LoopConfig, Run, due, train
 from pretrain.meter import Meter, Scale
 from pretrain.schedule import ScheduleConfig, learning_rate
+from pretrain.stream.data import Batch
 
 PLAN = BatchPlan(sequences=8, ranks=1, accumulation=2, micro_sequences=4)
 SCHEDULE = ScheduleConfig(warmup_steps=3)

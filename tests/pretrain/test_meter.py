@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from pretrain.checkpoint import Progress
-from pretrain.data import Batch
 from pretrain.distributed import World
 from pretrain.engine import StepResult
 from pretrain.meter import Meter, Scale
+from pretrain.stream.data import Batch
 
 SCALE = Scale(tokens_per_step=1000, total_steps=100, parameters=50, flops_per_token=300.0, peak_flops=1e6)
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from data_prep.shards import read_index
-from pretrain.data import Sequences
 from pretrain.distributed import World
 from pretrain.model import GPT, GPTConfig, initialise
+from pretrain.stream.data import Sequences
 from pretrain.validation import Validation, ValidationConfig
 
 T = 64

@@ -1,0 +1,104 @@
+"""Which checkpoints may go: none before two newer ones have been read back and found whole.
+
+Two kinds are kept. Temporary ones, saved by the clock, bound the work that a crash can lose; only
+the newest few stay. Permanent ones, saved at multiples of a step count, are for evaluation and stay
+for ever. The step alone tells which is which.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from conf.exits import ConfigError, CorruptError
+from pretrain.storage import durable
+from pretrain.storage.faults import fault_point
+from pretrain.storage.recovery import DELETED, Candidate, candidates, verify
+
+_FEWEST = 2  # one to go on from, one for when that turns out damaged
+
+
+def save_due(
+    step: int, seconds_since_save: float, *, every_seconds: float | None, every_steps: int | None
+) -> bool:
+    """Tell whether to save after `step` steps: by the clock, or because the step is permanent.
+
+    Time is rank 0's, from a monotonic clock; the other ranks are told.
+    """
+    by_the_clock = every_seconds is not None and seconds_since_save >= every_seconds
+    return by_the_clock or is_permanent(step, every_steps)
+
+
+def is_permanent(step: int, every_steps: int | None) -> bool:
+    """Tell whether the checkpoint at `step` is never pruned."""
+    return every_steps is not None and step > 0 and step % every_steps == 0
+
+
+def prune(root: Path, *, keep_last: int = _FEWEST, keep_every_steps: int | None = None) -> list[Path]:
+    """Delete what is older than the newest `keep_last` whole checkpoints; return what went.
+
+    Whole means read back and hashed by this process. A damaged checkpoint counts for nothing and
+    is left for `newest_valid` to judge. Multiples of `keep_every_steps` stay for ever.
+
+    Raises OSError if the disk fails; nothing that had to stay is gone then.
+    """
+    if keep_last < _FEWEST:
+        raise ConfigError(f"keep_last={keep_last} could leave one damaged checkpoint; use {_FEWEST} or more")
+    if keep_every_steps is not None and keep_every_steps < 1:
+        raise ConfigError(f"keep_every_steps={keep_every_steps}; use 1 or more, or none")
+    root = Path(root)
+    surplus = _surplus(root, candidates(root), keep_last, keep_every_steps)
+    if not surplus:
+        return []
+    with durable.opened_directory(root) as directory:
+        for name in surplus:
+            durable.remove_tree(DELETED + name, within=directory)  # of a prune that died
+            durable.rename(name, DELETED + name, within=directory)
+            fault_point("prune.renamed")
+        # Before the first file goes: no half-deleted directory may come back under a good name.
+        durable.sync(directory)
+        for name in surplus:
+            durable.remove_tree(DELETED + name, within=directory)
+    return [root / name for name in surplus]
+
+
+def _surplus(
+    root: Path, newest_first: Sequence[Candidate], keep_last: int, keep_every_steps: int | None
+) -> list[str]:
+    """Return the names, oldest first, of what lies behind `keep_last` whole checkpoints."""
+    whole = 0
+    for place, candidate in enumerate(newest_first):
+        whole += candidate.manifest is not None and _is_whole(root / candidate.name)
+        if whole == keep_last:
+            older = [each for each in newest_first[place + 1 :] if each.manifest]
+            return [
+                each.name
+                for each in reversed(older)
+                if each.manifest and not is_permanent(each.manifest.step, keep_every_steps)
+            ]
+    return []
+
+
+# What this process has read back: path → the state of its files at that time. A checkpoint is read
+# once, not at every prune: that would be seconds per gigabyte.
+_read_back: dict[Path, tuple[object, ...]] = {}
+
+
+def _is_whole(path: Path) -> bool:
+    with suppress(CorruptError, OSError):
+        state = _state(path)
+        if _read_back.get(path) != state:
+            verify(path)
+            _read_back[path] = state
+        return True
+    return False
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    """Return what changes whenever any file of the checkpoint does (ctime cannot be set back)."""
+    files = sorted(path.iterdir())
+    return tuple((each.name, *_identity(each)) for each in files)
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    status = file.lstat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

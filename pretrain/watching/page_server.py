@@ -1,0 +1,120 @@
+"""Who gets the live page: browsers on this machine, under its own name, and nobody else."""
+
+import gzip
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from conf.exits import ConfigError, UserError
+from pretrain.watching.metrics_log import FILE_NAME, RunLog
+from pretrain.watching.run_page import data_text, page
+
+# Fast and still a fifth of the size; the page travels through ssh.
+_GZIP_LEVEL = 1
+_LOCAL_NAMES = ("127.0.0.1", "localhost")
+# Data made anew without news, so that "no sign of life" shows.
+_STALE_SECONDS = 60
+
+
+class LiveRuns:
+    """The runs that a live page shows; new ones appear by themselves."""
+
+    def __init__(self, find: Callable[[], list[Path]]):
+        self._find = find
+        self._known: dict[Path, RunLog] = {}
+        self._lock = threading.Lock()
+        self._complaints: set[str] = set()
+        self._data = ("", "")
+
+    def page(self) -> str:
+        """Return the whole page with what is known now."""
+        with self._lock:
+            return page(self._updated(), live=True)
+
+    def updated(self) -> list[RunLog]:
+        """Return the runs, with what they have logged by now."""
+        with self._lock:
+            return self._updated()
+
+    def data(self, known_tag: str) -> tuple[str, str | None]:
+        """Return (tag, data); no data if the caller's tag says that it has them already."""
+        with self._lock:
+            runs = self._updated()
+            state = [f"{run.run_dir}:{run.bytes_read}" for run in runs]
+            tag = f'"{hash((*state, int(time.time() / _STALE_SECONDS))):x}"'
+            if tag == known_tag:
+                return tag, None
+            if self._data[0] != tag:
+                self._data = (tag, data_text(runs, live=True))
+            return self._data
+
+    def _updated(self) -> list[RunLog]:
+        paths = self._find()
+        for path in paths:
+            run = self._known.setdefault(path, RunLog(path))
+            try:
+                run.update()
+            except UserError as error:  # the other runs are still worth seeing
+                if str(error) not in self._complaints:
+                    self._complaints.add(str(error))
+                    print(error, file=sys.stderr, flush=True)
+        return [self._known[path] for path in paths]
+
+
+def server(runs: LiveRuns, port: int) -> ThreadingHTTPServer:
+    """Return a server of the live page on 127.0.0.1, not yet serving.
+
+    Raises ConfigError if the port is taken.
+    """
+    handler = type("Handler", (_Handler,), {"runs": runs})
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} cannot be used ({error.strerror}); choose another with port=…"
+        ) from error
+
+
+def run_directories(parent: Path) -> list[Path]:
+    """Return the run directories at, in, or one level further below `parent`, sorted by name."""
+    found = {path.parent for pattern in ("", "*/", "*/*/") for path in parent.glob(f"{pattern}{FILE_NAME}")}
+    return sorted(found)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    runs: LiveRuns
+
+    def do_GET(self) -> None:
+        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+        if host not in _LOCAL_NAMES:  # a foreign page that has rebound its name to this machine
+            self._answer(403, "text/plain", "this page is for 127.0.0.1 only")
+        elif self.path == "/":
+            self._answer(200, "text/html; charset=utf-8", self.runs.page())
+        elif self.path == "/data.json":
+            tag, text = self.runs.data(self.headers.get("If-None-Match", ""))
+            self._answer(200 if text is not None else 304, "application/json", text or "", tag)
+        else:
+            self._answer(404, "text/plain", "nothing here; the page is at /")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep silent: a line per refresh would bury everything else."""
+
+    def _answer(self, status: int, kind: str, text: str, tag: str = "") -> None:
+        body = text.encode()
+        self.send_response(status)
+        if body and "gzip" in self.headers.get("Accept-Encoding", ""):
+            body = gzip.compress(body, _GZIP_LEVEL)
+            self.send_header("Content-Encoding", "gzip")
+        if tag:
+            self.send_header("ETag", tag)
+        self.send_header("Content-Type", kind)
+        self.send_header("Cache-Control", "no-cache")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if status != 304:  # which has no body, and must not say so
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,138 @@
+"""What the dashboard page holds: one HTML text with its data, its scripts and nothing from outside."""
+
+import json
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plotly.offline import get_plotlyjs
+
+from pretrain.watching.metrics_log import RunLog
+from pretrain.watching.panels import SECTIONS
+from pretrain.watching.run_summary import as_json, settings, summary
+
+_FILES = Path(__file__).parent / "page"
+_SCRIPTS = ("format.js", "series.js", "cards.js", "figures.js", "details.js", "page.js")
+# A diagram is about 400 pixels wide; more points than this would only cost time and bytes.
+_MOST_POINTS = 1000
+_MOST_EVENTS = 400
+_DIGITS = 6
+# Below this share of present values a metric is sent with its positions instead of gaps.
+_DENSE = 0.5
+
+
+def page(runs: Sequence[RunLog], *, live: bool) -> str:
+    """Return the page for `runs`; a live one asks its server for news every few seconds."""
+    parts = {
+        "STYLE": (_FILES / "page.css").read_text(),
+        "PLOTLY": get_plotlyjs(),
+        "SCRIPT": "\n".join((_FILES / name).read_text() for name in _SCRIPTS),
+        "DATA": data_text(runs, live=live).replace("<", "\\u003c"),  # no name can end the script element
+        "CONNECT": "'self'" if live else "'none'",
+    }
+    template = (_FILES / "template.html").read_text()
+    return re.sub(r"{{(\w+)}}", lambda place: parts[place[1]], template)  # once: data may hold braces too
+
+
+def data_text(runs: Sequence[RunLog], *, live: bool) -> str:
+    """Return the page's data as JSON: the table of panels, and per run its standing and its curves."""
+    now = time.time()
+    names = _unique_names(runs)
+    data = {
+        "live": live,
+        "made_at": now,
+        "sections": [asdict(section) for section in SECTIONS],
+        "runs": [_run(run, name, now) for run, name in zip(runs, names, strict=True)],
+    }
+    return json.dumps(data, allow_nan=False, separators=(",", ":"))
+
+
+def _run(run: RunLog, name: str, now: float) -> dict[str, Any]:
+    axes, curves = _curves(run)
+    return {
+        "name": name,
+        "summary": as_json(summary(run, now)),
+        "settings": settings(run),
+        "axes": axes,
+        "curves": curves,
+        "attempts": _attempts(run),
+        "events": [_finite(event) for event in run.events if event["event"] != "started"][-_MOST_EVENTS:],
+        "alerts": [_finite(alert) for alert in run.alerts][-_MOST_EVENTS:],
+    }
+
+
+def _curves(run: RunLog) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the x axes and, per metric, its values; long runs as mean, lowest and highest per bucket."""
+    count = len(run.steps)
+    if count == 0:
+        return {"step": [], "tokens": [], "hours": []}, {}
+    starts = np.unique(np.linspace(0, count, min(count, _MOST_POINTS), endpoint=False).astype(np.int64))
+    ends = np.append(starts[1:], count) - 1
+    hours = (np.array(run.column("time")) - run.first_time) / 3600
+    axes = {
+        "step": np.array(run.steps)[ends].tolist(),
+        "tokens": [None if math.isnan(x) else int(x) for x in np.array(run.column("tokens"))[ends]],
+        "hours": _rounded(hours[ends]),
+    }
+    names = [name for name in run.columns if name not in {"tokens", "time", "attempt"}]
+    return axes, {name: _curve(np.array(run.column(name)), starts) for name in names}
+
+
+def _curve(values: np.ndarray, starts: np.ndarray) -> dict[str, Any]:
+    present = np.isfinite(values)
+    counts = np.add.reduceat(present, starts, dtype=np.int64)
+    sums = np.add.reduceat(np.where(present, values, 0.0), starts)
+    means = np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0)
+    at = np.flatnonzero(counts)
+    curve: dict[str, Any] = {}
+    if len(at) < _DENSE * len(starts):
+        curve["at"] = at.tolist()
+        means = means[at]
+    curve["y"] = _rounded(means)
+    if counts.max(initial=0) > 1:
+        low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
+        kept = at if "at" in curve else slice(None)
+        curve["low"], curve["high"] = _rounded(low[kept]), _rounded(high[kept])
+    return curve
+
+
+def _attempts(run: RunLog) -> list[dict[str, Any]]:
+    """Return where each attempt that left rows begins, the first one included."""
+    numbers = run.column("attempt")
+    found = [i for i in range(len(numbers)) if i == 0 or numbers[i] != numbers[i - 1]]
+    times, tokens = run.column("time"), run.column("tokens")
+    return [
+        {
+            "number": int(numbers[i]),
+            "step": run.steps[i],
+            "tokens": None if math.isnan(tokens[i]) else tokens[i],
+            "hours": round((times[i] - run.first_time) / 3600, _DIGITS),
+        }
+        for i in found
+    ]
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in line.items()
+    }
+
+
+def _unique_names(runs: Sequence[RunLog]) -> list[str]:
+    """Return the directories' names, with as many parents as it takes to tell them apart."""
+    paths = [run.run_dir.resolve() for run in runs]
+    for depth in range(1, 6):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]

@@ -1,0 +1,80 @@
+"""Which reports of a run deserve an alert."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pretrain.watching.spikes import SPIKE_Z, LossHistory
+
+# One slow report is an evaluation or a neighbour; three in a row are a trend.
+_IN_A_ROW = 3
+_FEWEST_SPEEDS = 10
+_SLOW = 0.7  # of the run's median speed
+_WAITING = 0.1  # of the step's time, waiting for data
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A message to a person. Levels: INFO, WARN, ERROR."""
+
+    title: str
+    text: str
+    level: str = "WARN"
+
+
+class Watch:
+    """Looks at every report; speaks when something turns bad, and not again until it was well."""
+
+    def __init__(self, losses: Iterable[float] = ()):
+        self._losses = LossHistory(losses)
+        self._speeds: list[float] = []
+        self._skipped = 0.0
+        self._bad_reports: dict[str, int] = {}
+
+    def look(self, step: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[Alert]]:
+        """Return the metrics that only looking back can give, and the alerts that are due."""
+        added: dict[str, float] = {}
+        found: list[Alert | None] = []
+        if "train/loss" in metrics:
+            loss = float(metrics["train/loss"])
+            added["health/loss_z"] = self._losses.z_score(loss)
+            found.append(self._loss(step, loss, added["health/loss_z"]))
+        if "perf/tokens_per_s" in metrics:
+            found.append(self._speed(step, float(metrics["perf/tokens_per_s"])))
+        if "perf/data_wait_frac" in metrics:
+            found.append(self._data(step, float(metrics["perf/data_wait_frac"])))
+        if "optim/skipped_steps" in metrics:
+            found.append(self._skips(step, float(metrics["optim/skipped_steps"])))
+        return added, [alert for alert in found if alert]
+
+    def _loss(self, step: int, loss: float, z_score: float) -> Alert | None:
+        finite = math.isfinite(loss)
+        if not self._turned("loss", not finite or z_score > SPIKE_Z, after=1):
+            return None
+        if not finite:
+            return Alert("non-finite loss", f"train/loss={loss} at step {step}", "ERROR")
+        return Alert("loss spike", f"train/loss={loss:.4f} at step {step}, z={z_score:.1f}")
+
+    def _speed(self, step: int, speed: float) -> Alert | None:
+        usual = statistics.median(self._speeds) if len(self._speeds) >= _FEWEST_SPEEDS else 0.0
+        self._speeds = [*self._speeds[-999:], speed]
+        if not self._turned("speed", speed < _SLOW * usual, after=_IN_A_ROW):
+            return None
+        return Alert("slow", f"{speed:,.0f} tokens/s at step {step}, {speed / usual:.0%} of the run's median")
+
+    def _data(self, step: int, share: float) -> Alert | None:
+        if not self._turned("data", share > _WAITING, after=_IN_A_ROW):
+            return None
+        return Alert("waiting for data", f"{share:.0%} of the time at step {step}; the data is too slow")
+
+    def _skips(self, step: int, skipped: float) -> Alert | None:
+        more, self._skipped = skipped > self._skipped, skipped
+        if not self._turned("skipped", more, after=_IN_A_ROW):
+            return None
+        return Alert("steps are skipped", f"{skipped:.0f} so far at step {step}: the gradient is not finite")
+
+    def _turned(self, what: str, bad: bool, *, after: int) -> bool:
+        """Count bad reports in a row; return whether this one is the first to be told."""
+        self._bad_reports[what] = self._bad_reports.get(what, 0) + 1 if bad else 0
+        return self._bad_reports[what] == after

@@ -1,0 +1,65 @@
+"""The W&B workspace of a project, built from the same table of panels as the local page."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from conf.exits import ConfigError
+from pretrain.watching.panels import SECTIONS
+
+TITLE = "Pretraining"
+_SMOOTHING = 30  # per cent
+
+
+@dataclass(frozen=True)
+class WorkspaceConfig:
+    """Which W&B project a workspace is for."""
+
+    project: str = "gpt2"
+    entity: str | None = None
+
+
+def workspace(config: WorkspaceConfig) -> Any:
+    """Return the workspace, which is not yet saved; needs no network.
+
+    Raises ConfigError where wandb-workspaces is not installed, or no entity is given.
+    """
+    if not config.entity:
+        raise ConfigError("wandb.entity has no value; add wandb.entity=YOUR_USER_OR_TEAM to the command")
+    try:
+        reports = import_module("wandb_workspaces.reports.v2")  # an optional extra
+        workspaces = import_module("wandb_workspaces.workspaces")
+    except ImportError as error:
+        raise ConfigError(
+            "publishing needs wandb-workspaces; pip install 'gpt2-pretrain[workspace]'"
+        ) from error
+    sections = [
+        workspaces.Section(
+            name=section.title,
+            is_open=True,
+            panels=[
+                reports.LinePlot(title=panel.title, x="step", y=[panel.metric], title_y=panel.unit or None)
+                for panel in section.panels
+            ],
+        )
+        for section in SECTIONS
+    ]
+    return workspaces.Workspace(
+        entity=config.entity,
+        project=config.project,
+        name=TITLE,
+        sections=sections,
+        settings=workspaces.WorkspaceSettings(x_axis="step", smoothing_weight=_SMOOTHING),
+    )
+
+
+def publish(config: WorkspaceConfig) -> str:
+    """Save the workspace as a view of its project and return its address.
+
+    Raises ConfigError if the service does not take it.
+    """
+    view = workspace(config)
+    try:
+        return view.save_as_new_view().url
+    except Exception as error:  # whatever the client raises: no key, no network, no such project
+        raise ConfigError(f"W&B did not take the workspace ({' '.join(str(error).split())[:200]})") from error

@@ -1,0 +1,68 @@
+"""Every alert fires once on its cause, and never on a clean run."""
+
+import math
+import random
+
+import pytest
+from made_runs import STEPS, metrics_at
+
+from pretrain.watching.watch import Alert, Watch
+
+CLEAN = {
+    "train/loss": 3.0,
+    "perf/tokens_per_s": 1e6,
+    "perf/data_wait_frac": 0.01,
+    "optim/skipped_steps": 0.0,
+}
+
+
+def alerts_of(reports: list[dict[str, float]]) -> list[tuple[int, Alert]]:
+    watch = Watch()
+    return [(step, alert) for step, report in enumerate(reports, 1) for alert in watch.look(step, report)[1]]
+
+
+def clean(count: int) -> list[dict[str, float]]:
+    noise = random.Random(0)
+    return [{**CLEAN, "train/loss": 3 + noise.gauss(0, 0.02)} for _ in range(count)]
+
+
+def test_a_clean_run_of_a_thousand_steps_gives_no_alert():
+    noise = random.Random(0)
+    assert alerts_of([metrics_at(step, noise, 6e-4) for step in range(1, STEPS + 1)]) == []
+
+
+@pytest.mark.parametrize(
+    ("cause", "title", "level", "reports_until_told"),
+    [
+        ({"train/loss": math.nan}, "non-finite loss", "ERROR", 1),
+        ({"train/loss": 9.0}, "loss spike", "WARN", 1),
+        ({"perf/tokens_per_s": 0.6e6}, "slow", "WARN", 3),
+        ({"perf/data_wait_frac": 0.2}, "waiting for data", "WARN", 3),
+    ],
+)
+def test_a_cause_is_told_once_and_again_when_it_returns(
+    cause: dict[str, float], title: str, level: str, reports_until_told: int
+):
+    bad = [{**CLEAN, **cause}] * reports_until_told
+    found = alerts_of([*clean(60), *bad, *clean(50), *bad])
+    assert [(step, alert.title, alert.level) for step, alert in found] == [
+        (60 + reports_until_told, title, level),
+        (110 + 2 * reports_until_told, title, level),
+    ]
+
+
+@pytest.mark.parametrize("cause", [{"perf/tokens_per_s": 0.6e6}, {"perf/data_wait_frac": 0.2}])
+def test_two_bad_reports_are_no_trend(cause: dict[str, float]):
+    assert alerts_of([*clean(60), {**CLEAN, **cause}, {**CLEAN, **cause}, *clean(10)]) == []
+
+
+def test_a_streak_of_skipped_steps_is_told_and_a_single_one_is_not():
+    counts = [0, 1, 1, 2, 2, 3, 4, 5, 5]
+    found = alerts_of([{"optim/skipped_steps": count} for count in counts])
+    assert [(step, alert.title) for step, alert in found] == [(8, "steps are skipped")]
+
+
+def test_a_new_slower_pace_becomes_the_usual_one():
+    slow = {**CLEAN, "perf/tokens_per_s": 0.5e6}
+    found = alerts_of([*clean(20), *[slow] * 100, {**slow, "perf/tokens_per_s": 0.45e6}])
+    assert [step for step, _ in found] == [23]
