@@ -92,7 +92,7 @@ def built(
 ) -> Iterator[Run]:
     """Build everything that trains, with the state of the newest checkpoint, if there is one."""
     config, plan = run_dir.config, run_dir.plan
-    model = GPT(config.model)
+    model = GPT(config.model, end_of_text=config.end_of_text)
     initialise(model, config.seed)
     parameters = parameter_count(model)
     engine = _engine(model, config, plan, world)

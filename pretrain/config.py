@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_prep.tokenizer import END_OF_TEXT
 from pretrain.batch import BatchConfig
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.engine import PRECISIONS, ZeroConfig
@@ -104,6 +105,16 @@ class TrainConfig:
                 f"data.sequence_tokens {self.data.sequence_tokens} is longer than model.context "
                 f"{self.model.context}; use at most {self.model.context}"
             )
+        if self.data.document_mask and self.model.dropout:
+            raise ValueError(
+                f"data.document_mask=true needs model.dropout=0, not {self.model.dropout}: its attention "
+                "kernel has no dropout"
+            )
+
+    @property
+    def end_of_text(self) -> int | None:
+        """Return the token that begins a document, if documents are not to see each other; else None."""
+        return END_OF_TEXT if self.data.document_mask else None
 
     @property
     def loop(self) -> LoopConfig:

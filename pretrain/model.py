@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
 from pretrain.cross_entropy import IGNORED, head_loss
+from pretrain.documents import Documents, attention_within, documents
 
 _INITIAL_STD = 0.02  # GPT-2's own code, model.py
 
@@ -61,15 +62,18 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.channels, 3 * config.channels)
         self.c_proj = nn.Linear(config.channels, config.channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, T, C) from (B, T, C); position t sees positions 0..t."""
+    def forward(self, x: Tensor, within: Documents | None = None) -> Tensor:
+        """Return (B, T, C) from (B, T, C); position t sees positions 0..t, of its own document if told."""
         batch, tokens, channels = x.shape
         query, key, value = (
             part.view(batch, tokens, self.heads, channels // self.heads).transpose(1, 2)  # (B, H, T, C / H)
             for part in self.c_attn(x).split(channels, dim=2)
         )
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        if within is None:
+            y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        else:
+            y = attention_within(query, key, value, within.mask)
         y = y.transpose(1, 2).reshape(batch, tokens, channels)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
@@ -99,18 +103,20 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.channels)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, within: Documents | None = None) -> Tensor:
         """Return (B, T, C) from (B, T, C)."""
-        x = x + self.attn(self.ln_1(x))
+        x = x + self.attn(self.ln_1(x), within)
         return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
     """A GPT-2 language model. Call it for the loss; `logits` for what it predicts."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, *, end_of_text: int | None = None) -> None:
+        """Take the token that begins a document, if documents are not to see each other."""
         super().__init__()
         self.config = config
+        self._end_of_text = end_of_text
         self.wte = nn.Embedding(config.padded_vocabulary, config.channels)
         self.wpe = nn.Embedding(config.context, config.channels)
         self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -124,7 +130,8 @@ class GPT(nn.Module):
         """
         x = self._features(inputs).flatten(0, 1)  # (B · T, C)
         loss = head_loss(x, self.wte.weight, targets.flatten(), vocabulary=self.config.vocabulary)
-        return loss if reduction == "sum" else loss / (targets != IGNORED).sum()
+        # A micro-batch of which nothing counts has a loss of 0, not of 0 / 0.
+        return loss if reduction == "sum" else loss / (targets != IGNORED).sum().clamp(min=1)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return the logits (B, T, V) of every next token, without the padding, for int64 (B, T)."""
@@ -132,11 +139,12 @@ class GPT(nn.Module):
         return F.linear(self._features(inputs), self.wte.weight)[..., : self.config.vocabulary]
 
     def _features(self, inputs: Tensor) -> Tensor:
-        positions = torch.arange(inputs.shape[1], device=inputs.device)
+        within = None if self._end_of_text is None else documents(inputs, self._end_of_text)
+        positions = within.positions if within else torch.arange(inputs.shape[1], device=inputs.device)
         x = self.wte(inputs) + self.wpe(positions)  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
-            x = block(x)
+            x = block(x, within)
         return self.ln_f(x)
 
 

@@ -45,7 +45,7 @@ def load(run_dir: Path) -> Trained:
             f"{run_dir} holds no checkpoint yet; train until checkpoint.every={config.checkpoint.every}"
         )
     with torch.device("meta"):
-        model = GPT(config.model)
+        model = GPT(config.model, end_of_text=config.end_of_text)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     model.load_state_dict(saved_weights(found.path, shapes), assign=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

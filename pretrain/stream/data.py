@@ -34,6 +34,7 @@ class DataConfig:
     sequence_tokens: int = 1024  # T; the model's context, or less
     lanes: int | None = None  # blocks that a batch mixes; None is one for each sequence of a batch
     prefetch_batches: int = 3
+    document_mask: bool = False  # no attention across documents, and positions that begin anew in each
 
     def __post_init__(self) -> None:
         for name in ("sequence_tokens", "prefetch_batches"):

@@ -13,6 +13,7 @@ FIXED = {
     "precision",
     "batch.tokens",
     "data.sequence_tokens",
+    "data.document_mask",
     "data.lanes",
     *(f"model.{name}" for name in ("layers", "heads", "channels", "context", "dropout")),
     "model.vocabulary",
