@@ -60,6 +60,15 @@ def typed(schema: type[Config], raw: DictConfig) -> Config:
         raise ConfigError(str(error)) from error
 
 
+def option(group: str, name: str) -> DictConfig:
+    """Return `conf/<group>/<name>.yaml` alone. Raises ConfigError, naming the choices, if there is none."""
+    path = DIRECTORY / group / f"{name}.yaml"
+    choices = sorted(path.stem for path in path.parent.glob("*.yaml"))
+    if name not in choices:
+        raise ConfigError(f"{group} has no option '{name}'; choose one of: {', '.join(choices)}")
+    return cast(DictConfig, OmegaConf.load(path))
+
+
 def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting as (dotted key, value)."""
     for key in config:

@@ -34,6 +34,7 @@ from pretrain.stream.data import Batches, Sequences, training_order
 from pretrain.stream.ledger import Ledger
 from pretrain.throughput import flops_per_token
 from pretrain.validation import Validation
+from pretrain.watching import reference
 from pretrain.watching.console import Console
 from pretrain.watching.tracking import Tracker, open_tracker
 
@@ -96,13 +97,7 @@ def built(
     initialise(model, config.seed)
     parameters = parameter_count(model)
     engine = _engine(model, config, plan, world)
-    checkpoints = Checkpoints(
-        Path(config.run_dir),
-        world=world,
-        lease=run_dir.lease,
-        identity=run_dir.identity.borne,
-        config=config.checkpoint,
-    )
+    checkpoints = _checkpoints(run_dir, world)
     found = checkpoints.load(engine, console.say)
     progress = found or Progress(began_at=run_dir.identity.began_at)
     batches = _batches(run_dir, world, progress.step)
@@ -119,6 +114,7 @@ def built(
         meter=Meter(_scale(config, world, parameters), world),
         stop=_stop_request(config, page),
         health=Health(config.health, world, checkpoints.root),
+        reference=reference.named(config.reference) if config.reference else None,
         ledger=Ledger(Path(config.run_dir), run_dir.attempt) if world.primary else None,
         heart=heart,
         sequence_tokens=config.data.sequence_tokens,
@@ -149,6 +145,16 @@ def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> E
         world=world,
         seed=config.seed,
         compiled=config.compile,
+    )
+
+
+def _checkpoints(run_dir: Opened, world: World) -> Checkpoints:
+    return Checkpoints(
+        Path(run_dir.config.run_dir),
+        world=world,
+        lease=run_dir.lease,
+        identity=run_dir.identity.borne,
+        config=run_dir.config.checkpoint,
     )
 
 

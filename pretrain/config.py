@@ -36,6 +36,7 @@ FREE = (
     "stop",
     "health",
     "watchdog",
+    "reference",
     "data.index",
     "data.prefetch_batches",
     "batch.micro_sequences",
@@ -80,6 +81,7 @@ class TrainConfig:
     health: HealthConfig = field(default_factory=HealthConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    reference: str | None = None  # a file of conf/reference, to be measured against
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -23,6 +23,7 @@ from pretrain.stream.data import Batches
 from pretrain.stream.ledger import Entry, Ledger
 from pretrain.validation import Validation
 from pretrain.watching.console import Console
+from pretrain.watching.reference import Reference, distance
 from pretrain.watching.tracking import Tracker
 
 _MOST_FAILED_SAVES = 3  # in a row; each is tried again at the next interval
@@ -59,6 +60,7 @@ class Run:
     startup_seconds: float | None  # until the first report has told them
     health: Health
     ledger: Ledger | None  # rank 0 writes it
+    reference: Reference | None = None
     stragglers: Stragglers = field(default_factory=Stragglers)
     heart: Heart = field(default_factory=lambda: Heart(Page()))
     save_seconds: float = 0.0  # the longest save so far, from its beginning until it counted
@@ -165,6 +167,7 @@ def _validate(run: Run) -> None:
     seconds = largest(run.world, time.perf_counter() - started)[0]
     # A perplexity of e**700 says no more than infinity, and fits no double.
     metrics = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0)), "time/eval_s": seconds}
+    metrics |= distance(run.reference, run.progress.tokens, loss)
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
     run.console.report(run.progress.step, metrics)
     run.validated_step = run.progress.step

@@ -34,6 +34,12 @@ SECTIONS = (
             Panel(
                 "val/loss", "Validation loss", "nats/token", "Mean cross-entropy on a fixed set of tokens."
             ),
+            Panel(
+                "val/loss_behind",
+                "Behind the reference",
+                "nats/token",
+                "Validation loss − the reference's at the same number of tokens; below 0 is ahead.",
+            ),
             Panel("val/ppl", "Validation perplexity", "", "exp(validation loss)."),
         ),
     ),
