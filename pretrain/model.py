@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from pretrain.cross_entropy import IGNORED, head_loss
 from pretrain.documents import Documents, attention_within, documents
+from pretrain.key_value_cache import KeyValueCache, LayerCache
+from pretrain.token_scores import head_scores
 
 _INITIAL_STD = 0.02  # GPT-2's own code, model.py
 
@@ -62,15 +64,20 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.channels, 3 * config.channels)
         self.c_proj = nn.Linear(config.channels, config.channels)
 
-    def forward(self, x: Tensor, within: Documents | None = None) -> Tensor:
-        """Return (B, T, C) from (B, T, C); position t sees positions 0..t, of its own document if told."""
+    def forward(self, x: Tensor, within: Documents | None = None, cache: LayerCache | None = None) -> Tensor:
+        """Return (B, T, C) from (B, T, C).
+
+        Position t sees positions 0..t, of its own document if told, and all that `cache` holds.
+        """
         batch, tokens, channels = x.shape
         query, key, value = (
             part.view(batch, tokens, self.heads, channels // self.heads).transpose(1, 2)  # (B, H, T, C / H)
             for part in self.c_attn(x).split(channels, dim=2)
         )
         dropout = self.dropout if self.training else 0.0
-        if within is None:
+        if cache is not None:
+            y = cache.attended(query, key, value)
+        elif within is None:
             y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         else:
             y = attention_within(query, key, value, within.mask)
@@ -103,9 +110,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.channels)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, within: Documents | None = None) -> Tensor:
+    def forward(self, x: Tensor, within: Documents | None = None, cache: LayerCache | None = None) -> Tensor:
         """Return (B, T, C) from (B, T, C)."""
-        x = x + self.attn(self.ln_1(x), within)
+        x = x + self.attn(self.ln_1(x), within, cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -122,21 +129,38 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(config.channels)
 
-    def forward(self, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-        """Return the cross-entropy of `targets` in nats, fp32, a scalar.
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor | None = None,
+        reduction: str = "mean",
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Return the cross-entropy of `targets` in nats, fp32; without targets, `logits(inputs, cache)`.
 
-        Both are int64 (B, T). Targets equal to IGNORED do not count. `reduction` is "mean" over
-        the targets that count, or "sum".
+        Both are int64 (B, T). Targets equal to IGNORED do not count. `reduction` is "mean" over the
+        targets that count, "sum", or "none": then what each token costs and whether it was the most
+        probable one, (B, T, 2), see `head_scores`.
         """
+        if targets is None:
+            return self.logits(inputs, cache)
         x = self._features(inputs).flatten(0, 1)  # (B · T, C)
+        if reduction == "none":
+            scores = head_scores(x, self.wte.weight, targets.flatten(), vocabulary=self.config.vocabulary)
+            return scores.view(*targets.shape, 2)
         loss = head_loss(x, self.wte.weight, targets.flatten(), vocabulary=self.config.vocabulary)
         # A micro-batch of which nothing counts has a loss of 0, not of 0 / 0.
         return loss if reduction == "sum" else loss / (targets != IGNORED).sum().clamp(min=1)
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of every next token, without the padding, for int64 (B, T)."""
+    def logits(self, inputs: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Return the logits (B, T, V) of every next token, without the padding, for int64 (B, T).
+
+        With a cache, `inputs` go on where it ends, they are added to it, and only the logits after
+        the last of them are returned, (B, 1, V). All that it holds is one document.
+        """
+        x = self._features(inputs) if cache is None else self._continued(inputs, cache)[:, -1:]
         # The product runs over the padded vocabulary, as the tensor cores like it; then the padding goes.
-        return F.linear(self._features(inputs), self.wte.weight)[..., : self.config.vocabulary]
+        return F.linear(x, self.wte.weight)[..., : self.config.vocabulary]
 
     def _features(self, inputs: Tensor) -> Tensor:
         within = None if self._end_of_text is None else documents(inputs, self._end_of_text)
@@ -145,6 +169,14 @@ class GPT(nn.Module):
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
             x = block(x, within)
+        return self.ln_f(x)
+
+    def _continued(self, inputs: Tensor, cache: KeyValueCache) -> Tensor:
+        positions = torch.arange(cache.length, cache.length + inputs.shape[1], device=inputs.device)
+        x = self.wte(inputs) + self.wpe(positions)  # (B, T, C)
+        for block, layer in zip(self.h, cache.layers, strict=True):
+            x = block(x, None, layer)
+        cache.length += inputs.shape[1]
         return self.ln_f(x)
 
 
