@@ -58,15 +58,18 @@ class Ledger:
 
 
 def read(run_dir: Path) -> list[Entry]:
-    """Return all entries in the order of writing; a line that a crash cut off is left out."""
-    entries = []
+    """Return all entries, attempt after attempt; a line that a crash cut off is left out.
+
+    The ranks of a node that was cut off may write on for a while after the next attempt has begun.
+    """
+    entries: list[tuple[int, Entry]] = []
     for line in (run_dir / NAME).read_text().splitlines():
         try:
             facts = json.loads(line)
         except ValueError:
             continue
-        entries.append(Entry(**{name: facts[name] for name in Entry._fields}))
-    return entries
+        entries.append((facts["attempt"], Entry(**{name: facts[name] for name in Entry._fields})))
+    return [entry for _, entry in sorted(entries, key=lambda each: each[0])]
 
 
 def account(entries: Iterable[Entry]) -> Account:

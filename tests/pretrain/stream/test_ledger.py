@@ -40,3 +40,13 @@ def test_a_line_that_a_crash_cut_off_is_passed_over(tmp_path):
     second.sync()
     assert read(tmp_path) == [entry(1), entry(2)]
     second.close()
+
+
+def test_what_a_replaced_attempt_writes_late_does_not_count(tmp_path):
+    old, new = Ledger(tmp_path, 0), Ledger(tmp_path, 1)
+    for ledger, step in ((old, 1), (old, 2), (old, 3), (new, 2), (old, 4), (new, 3), (old, 5)):
+        ledger.write(entry(step))
+    assert [each.step for each in read(tmp_path)] == [1, 2, 3, 4, 5, 2, 3]
+    assert account(read(tmp_path)) == Account(3, 12, lost=0, duplicated=0, retaken_steps=2, changed_steps=0)
+    old.close()
+    new.close()
