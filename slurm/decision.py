@@ -29,7 +29,7 @@ class Facts:
     is_done: bool  # the last step's checkpoint is there
     asked_by_user: bool  # a file STOP that is not the supervisor's
     job_state: str  # as SLURM tells it now
-    fruitless_crashes: int  # in a row, this one included if it is one
+    crashes: int  # in a row that came no further than the same checkpoint, with this one if it is one
     most_crashes: int
 
 
@@ -56,30 +56,27 @@ def decide(facts: Facts) -> Decision:
         return Decision("left", f"the job is {state}, so somebody else decides", code)
     if code == Exit.REQUEUE:
         return Decision("requeue", "saved when asked to stop", 0)
-    crashes = facts.fruitless_crashes
+    crashes = facts.crashes
     if code in _FINAL or crashes >= facts.most_crashes:
-        many = f"{crashes} crashes in a row without a new checkpoint"
+        many = f"{crashes} crashes in a row at the same checkpoint"
         why = "another start would end the same way" if code in _FINAL else many
         return Decision("failed", f"{_named(code)}: {why}", code or 1)
     return Decision("requeue", _named(code), 0)
 
 
-def fruitless_crashes(history: Sequence[Outcome], exit_code: int, *, progressed: bool) -> int:
-    """Return how many starts in a row, with the one that has just ended, crashed without a new checkpoint.
+def crashes_at(step: int, history: Sequence[Outcome], exit_code: int) -> int:
+    """Return how many starts in a row, with the one that has just ended, crashed with `step` as their newest.
 
-    Starts that were lost with their node neither count nor interrupt the row.
+    A crash that always comes at the same step may well save before it, the first time. Starts that were
+    lost with their node neither count nor interrupt the row.
     """
-    if progressed or exit_code == Exit.REQUEUE:
+    if exit_code == Exit.REQUEUE:
         return 0
     count = 1
     for outcome in reversed(history):
-        if outcome.decision in ("lost", "left"):
-            if outcome.to_step > outcome.from_step:
-                break
-            continue
-        if not outcome.is_fruitless_crash:
+        if outcome.to_step != step or not (outcome.is_crash or outcome.decision in ("lost", "left")):
             break
-        count += 1
+        count += outcome.is_crash
     return count
 
 

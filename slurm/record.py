@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from conf.exits import Exit
+from pretrain.guard import attempts
+
 NAME = "attempts.jsonl"
 # The same node at fault so often is not bad luck.
 _FAULTS_OF_A_BAD_NODE = 2
@@ -35,11 +38,9 @@ class Outcome:
     excluded_nodes: tuple[str, ...] = ()
 
     @property
-    def is_fruitless_crash(self) -> bool:
-        """Say whether it ended by itself, badly, without a newer checkpoint than it began with."""
-        return (
-            self.decision in ("requeue", "failed") and self.exit_code != 75 and self.to_step <= self.from_step
-        )
+    def is_crash(self) -> bool:
+        """Say whether it ended by itself, badly."""
+        return self.decision in ("requeue", "failed") and self.exit_code != Exit.REQUEUE
 
 
 def begin(run_dir: Path, job: str, restart: int, **facts: Any) -> None:
@@ -66,6 +67,21 @@ def unended(run_dir: Path) -> list[dict[str, Any]]:
     ended = {(line["job"], line["restart"]) for line in lines if line.get("event") == "outcome"}
     begun = [line for line in lines if line.get("event") == "launch"]
     return [line for line in begun if (line["job"], line["restart"]) not in ended]
+
+
+def cause(run_dir: Path, since: float) -> str:
+    """Return the trainer's own word on why the attempt ended that began after `since`, a Unix time.
+
+    "" if there is none. Rank 0 writes it for all ranks, unless it was killed because another one had died:
+    then that one's own word is there.
+    """
+    lines = [line for line in attempts.read(run_dir) if line.get("time", 0.0) >= since]
+    begun = [line["attempt"] for line in lines if line.get("event") == "begin"]
+    if not begun:
+        return ""
+    ends = [line for line in lines if line.get("event") == "end" and line["attempt"] == begun[-1]]
+    told = ends[-1] if ends else attempts.cause(run_dir, begun[-1], {})
+    return str(told.get("reason", ""))
 
 
 def bad_nodes(history: Sequence[Outcome]) -> list[str]:

@@ -1,18 +1,18 @@
 """What becomes of a job is a function of how its ranks ended; no cluster is needed to try it."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
 
 from conf.exits import Exit
+from pretrain.guard import attempts
 from slurm import launch, record, scheduler
-from slurm.decision import Facts, decide, fruitless_crashes
+from slurm.decision import Facts, crashes_at, decide
 from slurm.record import Outcome
 
-ENDED = Facts(
-    exit_code=1, is_done=False, asked_by_user=False, job_state="RUNNING", fruitless_crashes=1, most_crashes=3
-)
+ENDED = Facts(exit_code=1, is_done=False, asked_by_user=False, job_state="RUNNING", crashes=1, most_crashes=3)
 CRASH = Outcome("7", 0, 1, "a crash", "requeue", from_step=5, to_step=5)
 
 
@@ -25,10 +25,10 @@ CRASH = Outcome("7", 0, 1, "a crash", "requeue", from_step=5, to_step=5)
         ({"exit_code": 75, "asked_by_user": True}, "stopped", 0),
         ({"exit_code": 75, "job_state": "COMPLETING"}, "left", 75),  # cancelled: it must not come back
         ({"exit_code": 0}, "requeue", 0),  # srun says 0 for some jobs that were ended
-        ({"exit_code": 0, "fruitless_crashes": 3}, "failed", 1),
+        ({"exit_code": 0, "crashes": 3}, "failed", 1),
         ({"exit_code": 0, "job_state": ""}, "left", 0),
         ({"exit_code": 1}, "requeue", 0),
-        ({"exit_code": 1, "fruitless_crashes": 3}, "failed", 1),
+        ({"exit_code": 1, "crashes": 3}, "failed", 1),
         ({"exit_code": Exit.HANG}, "requeue", 0),
         ({"exit_code": Exit.NON_FINITE}, "requeue", 0),
         ({"exit_code": 139}, "requeue", 0),
@@ -46,16 +46,18 @@ def test_how_the_ranks_ended_decides(change, verdict, exit_code):
     [
         ([], 1),
         ([CRASH, CRASH], 3),
-        ([CRASH, replace(CRASH, to_step=10)], 1),
+        ([replace(CRASH, from_step=0), CRASH], 3),  # it saved before the same crash, the first time
+        ([CRASH, replace(CRASH, from_step=0, to_step=4)], 1),
         ([CRASH, replace(CRASH, exit_code=75)], 1),
         ([CRASH, replace(CRASH, decision="lost", exit_code=None)], 2),
+        ([replace(CRASH, to_step=4), replace(CRASH, decision="lost", exit_code=None)], 1),
         ([CRASH, replace(CRASH, decision="left", to_step=9)], 1),
     ],
 )
-def test_only_crashes_in_a_row_without_a_new_checkpoint_count(history, count):
-    assert fruitless_crashes(history, 1, progressed=False) == count
-    assert fruitless_crashes(history, 1, progressed=True) == 0
-    assert fruitless_crashes(history, 75, progressed=False) == 0
+def test_only_crashes_in_a_row_at_the_same_checkpoint_count(history, count):
+    assert crashes_at(5, history, 1) == count
+    assert crashes_at(6, history, 1) == 1
+    assert crashes_at(5, history, 75) == 0
 
 
 def test_outcomes_are_read_back_as_they_were_written(tmp_path):
@@ -70,6 +72,17 @@ def test_outcomes_are_read_back_as_they_were_written(tmp_path):
         "launch",
         "outcome",
     ]
+
+
+def test_the_cause_is_the_trainers_own_word(tmp_path):
+    assert record.cause(tmp_path, 0.0) == ""
+    attempts.begin(tmp_path)
+    assert record.cause(tmp_path, 0.0) == ""  # all its processes were killed at once
+    attempts.leave_word(tmp_path, 0, 3, attempts.raised(RuntimeError("a planted crash")))
+    assert record.cause(tmp_path, 0.0) == "RuntimeError: a planted crash"  # rank 0 could not tell
+    attempts.end(tmp_path, attempt=0, reason="hung in data", exit_code=15, step=3)
+    assert record.cause(tmp_path, 0.0) == "hung in data"
+    assert record.cause(tmp_path, time.time() + 1) == ""  # of an earlier start
 
 
 def test_a_node_at_fault_twice_is_bad():
