@@ -52,6 +52,8 @@ def rank_environment(settings: TrainJob, environment: Mapping[str, str], job: st
         "MASTER_PORT": str(_free_port(f"{job}.{os.getpid()}")),
         "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", cpus),
         "SRUN_CPUS_PER_TASK": cpus,  # srun has not inherited it from sbatch since 22.05
+        # The code of this run, also in a container that starts in a folder of its own.
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(Path.cwd()), environment.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
     }
@@ -81,7 +83,7 @@ def command(
         f"--output={folder}/rank-%t-%N.log",
         *settings.srun,
         *settings.wrap,
-        environment.get("GPT2_PYTHON", sys.executable),
+        settings.python or environment.get("GPT2_PYTHON", sys.executable),
         "-m",
         "pretrain.train",
         *arguments,

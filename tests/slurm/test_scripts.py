@@ -28,6 +28,7 @@ def test_every_cluster_file_is_complete_and_understood():
 
     names = {path.stem for path in (ROOT / "conf" / "cluster").glob("*.yaml")}
     assert {"local", "slurm", "h100x8_infiniband", "a100x4", "cpu", "test"} <= names
+    assert {"h100x8_pyxis", "a100x4_apptainer"} <= names
     for name in names:
         raw = compose("train", [f"cluster={name}", "run_dir=x"])
         assert typed(ClusterConfig, raw.cluster).name == name

@@ -1,0 +1,40 @@
+"""What srun is called with, and what it tells; no cluster is needed to try it."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conf import compose
+from slurm import launch
+from slurm.site import site
+
+BATCH = {"SLURM_JOB_NUM_NODES": "2", "GPT2_PYTHON": "/env/bin/python"}
+
+
+def words(cluster: str, *overrides: str) -> list[str]:
+    raw = compose("train", [f"cluster={cluster}", "run_dir=x", *overrides])
+    return launch.command(site(raw.cluster).train, BATCH, Path("/a run/logs/7.0"), ["run_dir='/a run'"])
+
+
+def test_one_srun_starts_one_rank_for_each_gpu():
+    command = words("h100x8_infiniband")
+    assert command[:4] == ["srun", "--nodes=2", "--ntasks=16", "--ntasks-per-node=8"]
+    assert {"--kill-on-bad-exit=1", "--wait=120", "--cpu-bind=cores"} <= set(command)
+    assert command[-4:] == ["/env/bin/python", "-m", "pretrain.train", "run_dir='/a run'"]
+    assert shlex.split(shlex.join(command)) == command
+
+
+@pytest.mark.parametrize(
+    ("cluster", "container"),
+    [
+        ("h100x8_pyxis", ["--container-image=/scratch/images/gpt2.sqsh"]),
+        ("a100x4_apptainer", ["apptainer", "exec", "--nv", "--bind", "/scratch", "/scratch/images/gpt2.sif"]),
+    ],
+)
+def test_in_a_container_the_ranks_use_its_python(cluster, container):
+    command = words(cluster)
+    begin = command.index(container[0])
+    assert command[begin : begin + len(container)] == container
+    assert command[-4:-1] == ["python3", "-m", "pretrain.train"]
+    assert "/env/bin/python" not in command
