@@ -26,6 +26,11 @@ _WORDS = "the of and a in to it is was for on you he be with as by at have are t
 _LAUNCHER = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the count of skipped tests, also when it is none: what was not tried must not look tried."""
+    terminalreporter.write_line(f"skipped: {len(terminalreporter.stats.get('skipped', []))} tests")
+
+
 def make_data_set(folder: Path, *, documents: int, seed: int) -> Path:
     """Prepare and finalize a data set of random words in `folder`; return the path of its index."""
     from data_prep import finalize, prepare
