@@ -200,6 +200,14 @@ def _pieces(known: Input, corpus: CorpusConfig, unit_bytes: int) -> list[tuple[i
     return [(0, known.bytes, known.bytes * (_PACKED_RATIO if packed else 1))]
 
 
+def expected_text_bytes(inputs: Iterable[Input], corpus: CorpusConfig) -> int:
+    """Return about how much text some files hold, from their sizes alone; nothing is opened."""
+    packed = corpus.kind == "parquet"
+    return sum(
+        known.bytes * (_PACKED_RATIO if packed or compression_of(known.path) else 1) for known in inputs
+    )
+
+
 def _grouped(pieces: Iterable[_SizedPiece], unit_bytes: int) -> list[list[_SizedPiece]]:
     """Put pieces together, in order, into units of about `unit_bytes`."""
     units: list[list[_SizedPiece]] = []

@@ -1,8 +1,12 @@
-"""Which jobs a run becomes, and with which arguments: prepare (an array) → finalize → train."""
+"""Which jobs a request becomes, and with which arguments: prepare (an array) → finalize → train.
+
+The runs of a sweep train as one array, a task for each, and a last job compares them.
+"""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from slurm.site import PrepareJob, Site, TrainJob
@@ -17,9 +21,10 @@ class Request:
     directory: Path  # of the jobs: code, logs, environment
     site: Site
     name: str
-    run_dir: Path | None  # None trains nothing
+    run_dir: Path | None  # or the folder of a sweep's runs; None trains nothing
     output: Path | None  # of the data set; None prepares nothing
     prepare: tuple[str, ...] = ()  # arguments of data_prep.prepare
+    tasks: tuple[int, ...] = ()  # numbers of the runs of a sweep that are to be trained
 
     @property
     def environment(self) -> dict[str, str]:
@@ -59,6 +64,8 @@ def jobs(request: Request) -> list[JobPlan]:
         chain.append(_finalize_job(request))
     if request.run_dir is not None:
         chain.append(_train_job(request, request.run_dir, after_data=bool(chain)))
+        if request.tasks and find_spec("pretrain.report"):
+            chain.append(_report_job(request, request.run_dir))
     return chain
 
 
@@ -70,7 +77,7 @@ def prepare_job(request: Request, tasks: Sequence[str]) -> JobPlan:
         f"--array={','.join(tasks)}%{settings.at_once}",
         f"--cpus-per-task={settings.cpus_per_task}",
     )
-    arguments = (*request.prepare, f"output={_quoted(request.output)}")
+    arguments = (*request.prepare, f"output={quoted(request.output)}")
     return JobPlan("prepare", options, _script(request, "prepare"), arguments)
 
 
@@ -80,14 +87,15 @@ def _finalize_job(request: Request) -> JobPlan:
         *_common(request, "finalize", settings, output="%x-%j.log"),
         f"--cpus-per-task={settings.cpus_per_task}",
     )
-    arguments = (f"jobs={_quoted(request.directory)}",)
+    arguments = (f"jobs={quoted(request.directory)}",)
     return JobPlan("finalize", options, _script(request, "finalize"), arguments, after="afterany:prepare")
 
 
 def _train_job(request: Request, run_dir: Path, *, after_data: bool) -> JobPlan:
     settings = request.site.train
+    output = "%x-%A_%a.log" if request.tasks else "%x-%j.log"
     options = [
-        *_common(request, "train", settings, output="%x-%j.log"),
+        *_common(request, "train", settings, output=output),
         f"--nodes={settings.nodes}",
         *_share_of_a_node(settings),
         f"--signal=B:USR1@{settings.lead_seconds}",
@@ -96,9 +104,19 @@ def _train_job(request: Request, run_dir: Path, *, after_data: bool) -> JobPlan:
         options.append(f"--gpus-per-node={settings.gpus_per_node}")
     if settings.exclude:
         options.append(f"--exclude={','.join(settings.exclude)}")
-    arguments = (f"run_dir={_quoted(run_dir)}",)
+    if request.tasks:
+        at_once = settings.at_once or len(request.tasks)
+        options.append(f"--array={','.join(map(str, request.tasks))}%{at_once}")
+    arguments = (f"{'runs' if request.tasks else 'run_dir'}={quoted(run_dir)}",)
     after = "afterok:finalize" if after_data else None
     return JobPlan("train", tuple(options), _script(request, "train"), arguments, after=after)
+
+
+def _report_job(request: Request, folder: Path) -> JobPlan:
+    """Return the job that compares a sweep's runs, whatever became of each."""
+    options = _common(request, "report", request.site.prepare, output="%x-%j.log")
+    arguments = (f"runs={quoted(folder)}",)
+    return JobPlan("report", tuple(options), _script(request, "report"), arguments, after="afterany:train")
 
 
 def _share_of_a_node(settings: TrainJob) -> list[str]:
@@ -136,6 +154,6 @@ def _script(request: Request, name: str) -> Path:
     return request.directory / "code" / "slurm" / f"{name}.sbatch"
 
 
-def _quoted(path: Path | None) -> str:
+def quoted(path: Path | None) -> str:
     """Return a path as Hydra reads it back, whatever it contains."""
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

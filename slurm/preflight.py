@@ -4,47 +4,75 @@ Nothing here writes or submits anything. A check that needs an answer of SLURM's
 """
 
 import json
+import math
 import os
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from conf.exits import CorruptError, DatasetError
-from data_prep.shards import Index, read_block, read_index
+from conf.exits import CorruptError, DatasetError, UserError
+from data_prep.plan import expected_text_bytes
+from data_prep.prepare import PrepareConfig
+from data_prep.shards import INDEX, Index, read_block, read_index
+from data_prep.sources import list_inputs
+from data_prep.space import predicted_bytes
 from pretrain.batch import plan_batch
 from pretrain.config import TrainConfig
-from pretrain.model import GPT, parameter_count
 from pretrain.storage.lease import LEASE_NAME, STALE_SECONDS
-from slurm import scheduler
+from slurm import room, scheduler, stop_file
+from slurm.room import Need, existing
 from slurm.scheduler import Partition
 from slurm.site import Site, TrainJob
-from slurm.supervisor import is_done
+from slurm.standing import is_done
+from slurm.submission import Submission
 
 _SAMPLED_BLOCKS = 16  # of a data set: a whole one takes hours to hash
 _SEED = 20
-_STATE_BYTES = 12  # of a parameter in a checkpoint: weight and two moments, fp32
 # SLURM looks at time limits every 30 s, and may send its signal a minute early.
 _SIGNAL_EARLY_SECONDS = 60
 _WORK_SECONDS = 60  # that must be left of a job to start up and to train in
+# A file server behind 10 Gbit/s that others use too; parallel file systems take ten times as much.
+_SLOW_DISK_BYTES_PER_SECOND = 0.25e9
+_SAVES = 2  # that the signal leaves time for: the one under way, and the last
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+
+
+def faults(submission: Submission) -> Iterator[str]:
+    """Yield all that would go wrong."""
+    request, job = submission.request, submission.request.site.train
+    yield from twin_faults(request.directory)
+    yield from cluster_faults(request.site, trains=bool(submission.runs), prepares=request.output is not None)
+    yield from folder_faults(request.run_dir or request.directory)
+    needs = []
+    if request.output is not None and submission.corpus is not None:
+        yield from folder_faults(request.output)
+        yield from corpus_faults(submission.corpus)
+        needs += _data_needs(request.output, submission.corpus)
+    told: set[str] = set()  # what several runs of a sweep have in common is told once
+    for run in submission.runs:
+        needs.append(room.checkpoints_need(run.config))
+        found = [*place_faults(run.directory), *batch_faults(run.config, job), *time_faults(run.config, job)]
+        found += tracking_faults(run.config)
+        yield from dict.fromkeys(each for each in found if each not in told)
+        told.update(found)
+    indexes = [(run.config.data.index, run.config.model.vocabulary) for run in submission.runs]
+    for index, vocabulary in dict.fromkeys(indexes) if request.output is None else ():
+        yield from data_faults(index, vocabulary)
+    yield from room.faults(needs)
 
 
 def folder_faults(directory: Path) -> Iterator[str]:
     """Tell whether a directory can be written, or made."""
-    existing = _existing(directory)
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK) or _is_read_only(existing):
-        yield f"{existing} cannot be written; choose another place than {directory}"
+    found = existing(directory)
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK) or _is_read_only(found):
+        yield f"{found} cannot be written; choose another place than {directory}"
 
 
 def place_faults(directory: Path) -> Iterator[str]:
-    """Tell whether a run directory can be written and is not in use or finished."""
-    yield from folder_faults(directory)
-    if (directory / "STOP").exists():
-        yield f"{directory / 'STOP'} would stop the run at once; remove it"
+    """Tell whether a run directory is not in use or finished."""
+    if (directory / stop_file.NAME).exists():
+        yield f"{directory / stop_file.NAME} would stop the run at once; remove it"
     if is_done(directory):
         yield f"{directory} has trained all its steps; nothing to submit, choose another run_dir"
     lease = directory / LEASE_NAME
@@ -87,20 +115,12 @@ def data_faults(index_path: str, vocabulary: int) -> Iterator[str]:
         yield from _sampled_hashes(index)
 
 
-def space_faults(config: TrainConfig) -> Iterator[str]:
-    """Tell whether the disk holds the checkpoints that will lie there at once."""
-    with torch.device("meta"):
-        parameters = parameter_count(GPT(config.model))
-    needed = parameters * _STATE_BYTES * (config.checkpoint.keep_last + 1)  # the one being written, too
-    if config.checkpoint.keep_every:
-        needed += parameters * _STATE_BYTES * (config.steps // config.checkpoint.keep_every)
-    existing = _existing(Path(config.run_dir))
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        yield (
-            f"{existing} has {free / 1e9:.1f} GB free, the checkpoints need {needed / 1e9:.1f} GB; free "
-            "space, choose another run_dir, or lower checkpoint.keep_last or raise checkpoint.keep_every"
-        )
+def corpus_faults(corpus: PrepareConfig) -> Iterator[str]:
+    """Tell whether the files of the corpus are there."""
+    try:
+        list_inputs(corpus.corpus)
+    except UserError as error:
+        yield str(error)
 
 
 def batch_faults(config: TrainConfig, job: TrainJob) -> Iterator[str]:
@@ -115,11 +135,18 @@ def batch_faults(config: TrainConfig, job: TrainJob) -> Iterator[str]:
             return
 
 
-def time_faults(job: TrainJob) -> Iterator[str]:
+def time_faults(config: TrainConfig, job: TrainJob) -> Iterator[str]:
     """Tell whether the time limit leaves time to train and to save."""
     limit = scheduler.seconds(job.time)
     least = job.lead_seconds + _SIGNAL_EARLY_SECONDS + _WORK_SECONDS
-    if limit < least:
+    size = room.checkpoint_bytes(config)
+    saves = _SAVES * size / _SLOW_DISK_BYTES_PER_SECOND
+    if saves > job.lead_seconds:
+        yield (
+            f"cluster.slurm.train.lead_seconds {job.lead_seconds} may be too short: {_SAVES} saves of "
+            f"{room.readable(size)} take {saves:.0f} s on a slow disk; raise it to {math.ceil(saves)}"
+        )
+    elif limit < least:
         yield (
             f"cluster.slurm.train.time {job.time} is {limit:.0f} s; the signal {job.lead_seconds} s before "
             f"its end leaves no time to train, use {least} s or more, or a smaller lead_seconds"
@@ -185,6 +212,18 @@ def _node_faults(job: TrainJob, partition: Partition) -> Iterator[str]:
         )
 
 
+def _data_needs(output: Path, prepare: PrepareConfig) -> list[Need]:
+    """Return what the spill files and the shards will take, unless the corpus is prepared or not there."""
+    if (output / INDEX).exists():
+        return []
+    try:
+        text_bytes = expected_text_bytes(list_inputs(prepare.corpus), prepare.corpus)
+    except UserError:  # told by corpus_faults
+        return []
+    size = 2 * predicted_bytes(text_bytes)
+    return [Need(output, size, "the spill files and shards", "choose another prepare.output")]
+
+
 def _sampled_hashes(index: Index) -> Iterator[str]:
     """Read some blocks from all over the data set and compare them with the index."""
     blocks = [
@@ -199,11 +238,6 @@ def _sampled_hashes(index: Index) -> Iterator[str]:
         except (CorruptError, DatasetError, OSError) as error:
             yield str(error)
             return
-
-
-def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that is there."""
-    return path if path.exists() else _existing(path.parent)
 
 
 def _is_read_only(path: Path) -> bool:

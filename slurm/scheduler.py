@@ -69,6 +69,16 @@ def insist(*command: str) -> Answer:
         time.sleep(_PAUSE_SECONDS)
 
 
+def own_job() -> str:
+    """Return how this process's job is to be named to SLURM.
+
+    The last task of an array to start bears the array's own id in SLURM_JOB_ID: to requeue that id would
+    requeue every task.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
 def job_state(job: str) -> str:
     """Return RUNNING, PENDING, COMPLETING (cancelled or being requeued), …; "" for a job that is unknown.
 

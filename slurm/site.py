@@ -30,10 +30,12 @@ class TrainJob:
     srun: list[str] = field(default_factory=list)  # any other of srun, such as --container-image=…
     wrap: list[str] = field(
         default_factory=list
-    )  # before python in every rank: apptainer exec --nv image.sif
+    )  # before Python in every rank: apptainer exec --nv image.sif
+    python: str | None = None  # of the ranks, in a container: its own; null is the one that submitted
     cpu_bind: str = "cores"
     wait_seconds: int = 120  # for the other ranks when the first has left
-    most_crashes: int = 3  # in a row, without a new checkpoint
+    most_crashes: int = 3  # in a row that came no further than the same checkpoint
+    at_once: int | None = None  # of a sweep's runs; null is all
 
     def __post_init__(self) -> None:
         if self.fewest_nodes < 1 or self.fewest_nodes > self.most_nodes:
@@ -43,6 +45,8 @@ class TrainJob:
         for name in ("ranks_per_node", "cpus_per_rank", "wait_seconds", "most_crashes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"cluster.slurm.train.{name} must be at least 1, not {getattr(self, name)}")
+        if self.at_once is not None and self.at_once < 1:
+            raise ConfigError(f"cluster.slurm.train.at_once must be at least 1 or null, not {self.at_once}")
         _check_time("train", self.time)
 
     @property

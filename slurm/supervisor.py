@@ -1,6 +1,7 @@
 """The batch script of a training job, on its first node: starts the ranks and settles what comes after.
 
 python -m slurm.supervisor run_dir=RUN [key=value …]      inside a job; see train.sbatch
+python -m slurm.supervisor runs=SWEEP                     inside an array: task N trains run N of the sweep
 
 SLURM's signal before the time limit comes here alone and becomes a file STOP, which the trainer heeds
 after its step. Whether a run is done is read from its checkpoints, never from srun's status, which is 0
@@ -8,30 +9,27 @@ for some cancelled jobs. A job is requeued only while SLURM calls it RUNNING.
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf import compose, override_key
 from conf.command import run as run_command
 from conf.exits import ConfigError, Exit
-from pretrain.storage import commit, manifest
-from slurm import launch, record, scheduler
-from slurm.decision import Decision, Facts, decide, fruitless_crashes
+from slurm import launch, record, scheduler, stop_file, sweep
+from slurm.chain import quoted
+from slurm.decision import Decision, Facts, crashes_at, decide
 from slurm.record import Outcome
 from slurm.site import Site, site
+from slurm.standing import is_done, newest_step
+from slurm.stop_file import StopFile
 
-_CHECKPOINTS = "checkpoints"
-_STOP = "STOP"
 PAGE = "page.html"
-_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 _LAUNCHES = 4  # srun gives up at once if the controller is away for a moment
 _LAUNCH_PAUSE_SECONDS = 10.0
 _TAIL_LINES = 20
@@ -46,6 +44,7 @@ class Start:
     job: str
     restart: int
     from_step: int  # of the newest checkpoint
+    began_at: float  # Unix time
 
     @property
     def name(self) -> str:
@@ -58,45 +57,15 @@ class Start:
         return self.run_dir / "logs" / self.name
 
 
-class StopFile:
-    """The wish to stop, as a file in the run directory, and whose it is."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / _STOP
-
-    def is_users(self) -> bool:
-        """Say whether somebody other than a supervisor has put it there."""
-        return self._path.exists() and not self._path.read_text().startswith("slurm ")
-
-    def remove_ours(self) -> None:
-        """Remove it, unless it is the user's."""
-        if self._path.exists() and not self.is_users():
-            self._path.unlink(missing_ok=True)
-
-    def listen(self) -> None:
-        """From now on, turn signals into the file."""
-        for number in _SIGNALS:
-            signal.signal(number, self._received)
-
-    def ignore(self) -> None:
-        """From now on, let signals pass: SLURM ends this process when it is done with it."""
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-
-    def _received(self, number: int, _frame: FrameType | None) -> None:
-        if not self._path.exists():
-            self._path.write_text(f"slurm {signal.Signals(number).name}\n")
-        say(f"{signal.Signals(number).name}: asked the trainer to save and leave")
-
-
 def main(overrides: list[str]) -> int:
     """Supervise one start of a job; return the exit code of its batch script."""
-    run_dir, settings = _settings(overrides)
+    run_dir, overrides = _run(overrides)
+    settings = _settings(run_dir, overrides)
     run_dir.mkdir(parents=True, exist_ok=True)
-    stop = StopFile(run_dir)
+    stop = StopFile(run_dir, say)
     stop.remove_ours()
     if stop.is_users():
-        say(f"{run_dir / _STOP} asks to stop: nothing was started; remove it and submit again to go on")
+        say(f"{run_dir / stop_file.NAME} asks to stop: nothing was started; remove it and submit again")
         return Exit.OK
     if is_done(run_dir):
         say(f"{run_dir} is done; nothing to do")
@@ -104,7 +73,7 @@ def main(overrides: list[str]) -> int:
     _tell_lost(run_dir)
     stop.listen()
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    start = Start(run_dir, settings, os.environ["SLURM_JOB_ID"], restart, newest_step(run_dir))
+    start = Start(run_dir, settings, scheduler.own_job(), restart, newest_step(run_dir), time.time())
     nodes = scheduler.hosts(os.environ["SLURM_JOB_NODELIST"])
     began = time.monotonic()
     record.begin(run_dir, start.job, restart, nodes=nodes, from_step=start.from_step)
@@ -122,39 +91,32 @@ def main(overrides: list[str]) -> int:
     return _requeue(outcome)
 
 
-def is_done(run_dir: Path) -> bool:
-    """Say whether the run's last step is in a checkpoint."""
-    path = run_dir / "config.yaml"
-    if not path.exists():
-        return False
-    raw = OmegaConf.load(path)
-    last = min(int(raw.steps), int(OmegaConf.select(raw, "stop_at") or raw.steps))
-    return newest_step(run_dir) >= last
-
-
-def newest_step(run_dir: Path) -> int:
-    """Return the step of the newest checkpoint; 0 if there is none."""
-    found = commit.checkpoints(run_dir / _CHECKPOINTS)
-    return (manifest.step_of(found[0].name) or 0) if found else 0
-
-
 def say(text: str) -> None:
     """Write a line into the job's log."""
     print(f"slurm: {time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
 
 
-def _settings(overrides: Sequence[str]) -> tuple[Path, Site]:
-    """Return the run directory and the cluster: frozen ones, if the run has any."""
-    given = [each.partition("=")[2].strip("'\"") for each in overrides if override_key(each) == "run_dir"]
-    if not given:
-        raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
+def _run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """Return the run's directory and the trainer's settings; of a sweep, the run of this array task."""
+    given = {override_key(each): each.partition("=")[2].strip("'\"") for each in overrides}
     if "SLURM_JOB_ID" not in os.environ:
         raise ConfigError("this is no SLURM job; use sbatch slurm/train.sbatch, or python -m slurm.submit")
-    run_dir = Path(given[-1]).expanduser().resolve()
+    if "runs" in given:
+        task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))
+        run_dir = sweep.run_of_task(Path(given["runs"]).expanduser().resolve(), task)
+        rest = [each for each in overrides if override_key(each) != "runs"]
+        return run_dir, [*rest, f"run_dir={quoted(run_dir)}"]
+    if "run_dir" not in given:
+        raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
+    return Path(given["run_dir"]).expanduser().resolve(), list(overrides)
+
+
+def _settings(run_dir: Path, overrides: Sequence[str]) -> Site:
+    """Return the cluster: the frozen one, if the run has begun."""
     frozen = run_dir / "config.yaml"
     raw = OmegaConf.load(frozen) if frozen.exists() else compose("train", list(overrides))
     assert isinstance(raw, DictConfig)
-    return run_dir, site(raw.cluster)
+    return site(raw.cluster)
 
 
 def _tell_lost(run_dir: Path) -> None:
@@ -197,18 +159,14 @@ def _launched(start: Start, overrides: Sequence[str]) -> launch.Ended:
 
 def _decided(start: Start, ended: launch.Ended, *, asked_by_user: bool) -> Decision:
     """Return what becomes of the job now that its ranks have ended."""
-    crashes = fruitless_crashes(
-        record.outcomes(start.run_dir),
-        ended.exit_code,
-        progressed=newest_step(start.run_dir) > start.from_step,
-    )
+    crashes = crashes_at(newest_step(start.run_dir), record.outcomes(start.run_dir), ended.exit_code)
     return decide(
         Facts(
             exit_code=ended.exit_code,
             is_done=is_done(start.run_dir),
             asked_by_user=asked_by_user,
             job_state=scheduler.job_state(start.job),
-            fruitless_crashes=crashes,
+            crashes=crashes,
             most_crashes=start.settings.train.most_crashes,
         )
     )
@@ -218,13 +176,14 @@ def _outcome(start: Start, ended: launch.Ended, decision: Decision, seconds: flo
     """Return what is recorded of this start."""
     crashed = decision.verdict in ("requeue", "failed") and ended.exit_code not in (0, Exit.REQUEUE)
     faulty = [ended.node] if crashed and ended.node else []
+    cause = record.cause(start.run_dir, start.began_at) if crashed else ""
     if decision.verdict == "left":
         faulty = scheduler.down(scheduler.hosts(os.environ["SLURM_JOB_NODELIST"]))
     outcome = Outcome(
         job=start.job,
         restart=start.restart,
         exit_code=ended.exit_code,
-        reason=decision.reason,
+        reason="; ".join(filter(None, (decision.reason, cause))),
         decision=decision.verdict,
         from_step=start.from_step,
         to_step=newest_step(start.run_dir),

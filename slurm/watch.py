@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.shards import INDEX
-from slurm import record, scheduler
+from slurm import record, scheduler, sweep
 from slurm.chain import Request
 from slurm.finalize import FAILED
-from slurm.supervisor import is_done, newest_step
+from slurm.standing import is_done, newest_step
 
 _POLL_SECONDS = 2.0
 
@@ -36,8 +36,10 @@ def _summary(request: Request, states: Mapping[str, str]) -> int:
     if failed.exists():
         print(failed.read_text())
     if request.run_dir is not None:
-        _tell_attempts(request.run_dir)
-        done = is_done(request.run_dir)
+        run_dirs = list(sweep.runs(request.run_dir).values()) if request.tasks else [request.run_dir]
+        for run_dir in run_dirs:
+            _tell_attempts(run_dir)
+        done = all(is_done(each) for each in run_dirs)
     else:
         done = request.output is not None and (request.output / INDEX).exists()
     ends = ", ".join(f"{name} {state.lower()}" for name, state in states.items())
@@ -49,4 +51,4 @@ def _tell_attempts(run_dir: Path) -> None:
     for outcome in record.outcomes(run_dir):
         steps = f"checkpoint {outcome.from_step} → {outcome.to_step}"
         print(f"submit: start {outcome.job}.{outcome.restart}: {outcome.decision}: {outcome.reason}; {steps}")
-    print(f"submit: the newest checkpoint is of step {newest_step(run_dir)}")
+    print(f"submit: the newest checkpoint of {run_dir} is of step {newest_step(run_dir)}")

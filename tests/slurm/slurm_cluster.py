@@ -49,6 +49,12 @@ class Cluster:
         )
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
 
+    def start(self, node: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start a command on a node, as somebody who has logged in there would."""
+        return subprocess.Popen(
+            [SCRIPT, "exec", node, *command], env=self.environment, stdin=subprocess.DEVNULL
+        )
+
     def ask(self, *command: str | Path, **environment: str) -> str:
         """Return what a command of SLURM prints; it must succeed."""
         done = self.tried(*command, **environment)

@@ -10,7 +10,7 @@ import pytest
 from slurm_cluster import Cluster
 
 from conf.exits import ConfigError
-from slurm import submit
+from slurm import room, submit
 
 
 class Plan:
@@ -30,6 +30,13 @@ class Plan:
 
     def plant(self, *settings: str) -> None:
         self.settings += settings
+
+    def answer(self, program: str, text: str) -> None:
+        """Have a program of the site answer so, instead of what is installed here."""
+        path = self.directory / "bin" / program
+        path.parent.mkdir()
+        path.write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\n")
+        path.chmod(0o755)
 
     def dry_run(self) -> None:
         submit.main([*self.settings, "dry_run=true"])
@@ -57,7 +64,25 @@ def no_data(plan: Plan) -> None:
 
 
 def no_space(plan: Plan) -> None:
-    plan.plant("model.layers=48", "model.channels=8192", "model.heads=64")  # 39 billion parameters
+    plan.plant("checkpoint.keep_every=1", "steps=10000000")  # each of 20 MB
+
+
+def no_space_for_the_shards(plan: Plan) -> None:
+    shutil.rmtree(plan.directory / "data")
+    with (plan.directory / "corpus.txt").open("w") as file:
+        file.truncate(1 << 42)
+    plan.plant("prepare.corpus=text", f"prepare.corpus.paths=['{plan.directory}/corpus.txt']")
+
+
+def no_quota(plan: Plan) -> None:
+    # What quota(1) of Debian 12 says of a user who is above the soft limit.
+    head = "     Filesystem  blocks   quota   limit   grace   files   quota   limit   grace"
+    row = "          /home  990000*  900000  1000000   6days      9       0       0        "
+    plan.answer("quota", f"Disk quotas for user me (uid 1000): \n{head}\n{row}\n")
+
+
+def no_corpus(plan: Plan) -> None:
+    plan.plant("prepare.corpus=text", f"prepare.corpus.paths=['{plan.directory}/nothing/*.txt']")
 
 
 def unknown_partition(plan: Plan) -> None:
@@ -78,6 +103,12 @@ def too_many_nodes(plan: Plan) -> None:
 
 def time_below_the_save(plan: Plan) -> None:
     plan.plant('cluster.slurm.train.time="2"')
+
+
+def lead_below_the_saves(plan: Plan) -> None:
+    plan.plant(
+        "model.layers=24", "model.channels=1024", "model.heads=16", "cluster.slurm.train.lead_seconds=20"
+    )
 
 
 def time_above_the_partition(plan: Plan) -> None:
@@ -124,6 +155,10 @@ PLANTED = {
     wrong_hash: r"train-00000\.tar: member .* differs from the index.*copy the shard again",
     no_data: r"index\.json does not exist.*prepare\.corpus=",
     no_space: r"GB free, the checkpoints need .* GB; free space",
+    no_space_for_the_shards: r"GB free, the spill files and shards and the checkpoints need 5,2.* GB; free",
+    no_quota: r"your quota on .* leaves 10\.2 MB, the checkpoints need 58\.9 MB; ask for more",
+    no_corpus: r"nothing/\*\.txt matches no file",
+    lead_below_the_saves: r"lead_seconds 20 may be too short: 2 saves of 4\.\d GB take 3\d s .* raise it",
     unknown_partition: r"partition mian is unknown; there are: high, low, main, short",
     too_many_gpus: r"gpus_per_node 8: the nodes of main have at most 2; lower it",
     too_many_cpus: r"need 128 on a node; those of main have 8, lower cpus_per_rank",
@@ -157,6 +192,7 @@ def queued(cluster: Cluster) -> list[str]:
 @pytest.fixture
 def plan(tmp_path, tiny_index, queue, monkeypatch) -> Plan:
     monkeypatch.setenv("SLURM_CONF", queue.environment["SLURM_CONF"])
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{queue.environment['PATH']}")
     monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -208,6 +244,27 @@ def test_a_setting_that_is_none_is_told_in_one_line(plan, setting, told):
     with pytest.raises(ConfigError, match=told) as caught:
         plan.dry_run()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ("     /home  100*  150  200  -  1  0  0  -", 100 * 1024),
+        ("/a/long/name/of/a/file/system\n   100  150  0  -  1  0  0  -", 50 * 1024),
+        ("     /lustre  300*  100  200  -  1  0  0  -", 0),
+        ("     /home  100  0  0  -  1  0  0  -", None),
+        ("Disk quotas for user root (uid 0): none", None),
+        ("", None),
+    ],
+)
+def test_a_quota_leaves_what_its_limit_has_above_the_used(plan, answer, left):
+    plan.answer("quota", f"{answer}\n")
+    assert room.quota_left(plan.directory) == left
+
+
+def test_where_no_program_knows_of_quotas_there_is_none(plan, monkeypatch):
+    monkeypatch.setenv("PATH", str(plan.directory))
+    assert room.quota_left(plan.directory) is None
 
 
 def test_several_faults_are_told_at_once(plan, capsys):

@@ -1,14 +1,18 @@
 """A training on the test cluster: submit it, wait for a step, and read what it left."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from slurm_cluster import Cluster
 
+from pretrain.stream import ledger
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
 SAVE_EVERY = 5
+RANKS = 2
 
 
 def read(path: Path) -> list[dict]:
@@ -17,26 +21,26 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n") and line.startswith("{")]
 
 
+def figure(what: str, seconds: float) -> None:
+    """Print a measured time, and keep it in the file that SLURM_FIGURES names."""
+    print(f"{what}: {seconds:.1f} s")
+    if path := os.environ.get("SLURM_FIGURES"):
+        with Path(path).open("a") as file:
+            file.write(json.dumps({"what": what, "seconds": round(seconds, 1)}) + "\n")
+
+
 class Training:
-    """A run of two nodes with two ranks each, DeepSpeed over gloo."""
+    """A run of two nodes with one rank each, DeepSpeed over gloo."""
 
     def __init__(self, cluster: Cluster, index: Path, directory: Path) -> None:
         self.cluster, self.index, self.directory = cluster, index, directory
         self.log = directory.parent / "batch log.txt"
         self.job = ""
 
-    def submit(self, *options: str, settings: tuple[str, ...] = (), nodes: str = "2") -> None:
-        """Submit it by hand, with plain sbatch."""
-        share = "--mincpus=2" if "-" in nodes else "--ntasks-per-node=2"
-        self.job = self.cluster.submit(
-            f"--nodes={nodes}",
-            share,
-            "--gpus-per-node=2",
-            "--time=30",
-            f"--output={self.log}",
-            f"--chdir={ROOT}",
-            *options,
-            ROOT / "slurm" / "train.sbatch",
+    @property
+    def settings(self) -> list[str]:
+        """The arguments of pretrain.train."""
+        return [
             "experiment=smoke",
             f"data.index='{self.index}'",
             f"run_dir='{self.directory}'",
@@ -45,6 +49,21 @@ class Training:
             "validation.every=0",
             "batch.tokens=256",
             "model.dropout=0.1",
+        ]
+
+    def submit(self, *options: str, settings: tuple[str, ...] = (), nodes: str = "2") -> None:
+        """Submit it by hand, with plain sbatch."""
+        share = "--mincpus=1" if "-" in nodes else "--ntasks-per-node=1"
+        self.job = self.cluster.submit(
+            f"--nodes={nodes}",
+            share,
+            "--gpus-per-node=1",
+            "--time=30",
+            f"--output={self.log}",
+            f"--chdir={ROOT}",
+            *options,
+            ROOT / "slurm" / "train.sbatch",
+            *self.settings,
             *settings,
             GPT2_PYTHON=sys.executable,
             GPT2_CODE=str(ROOT),
@@ -104,7 +123,7 @@ class Training:
 
 
 def equals(run: Path, other: Path) -> None:
-    """Fail unless two runs have the same losses, steps and last state, to the bit."""
+    """Fail unless two runs have the same losses, steps and last state, to the bit, and the same ledger."""
     losses = [
         {row["step"]: row["train/loss"] for row in read(each / "metrics.jsonl") if "train/loss" in row}
         for each in (run, other)
@@ -118,5 +137,19 @@ def equals(run: Path, other: Path) -> None:
         }
         for each in (run, other)
     ]
-    assert len(states[0]) == 4
+    assert len(states[0]) == RANKS
     assert states[0] == states[1]
+    lost_nothing(run)
+    assert consumed(run) == consumed(other)
+
+
+def lost_nothing(run: Path, steps: int = STEPS) -> None:
+    """Fail unless the ledger of a run tells that each sequence of its steps was taken once."""
+    account = ledger.account(ledger.read(run))
+    assert account.steps == steps
+    assert (account.lost, account.duplicated, account.changed_steps) == (0, 0, 0)
+
+
+def consumed(run: Path) -> dict[int, tuple[int, int, str]]:
+    """Return the first sequence, the number and the places of each step; a later attempt's word counts."""
+    return {entry.step: (entry.first, entry.sequences, entry.places) for entry in ledger.read(run)}

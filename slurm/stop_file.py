@@ -1,0 +1,42 @@
+"""How the supervisor asks the trainer to stop: a file, which needs no message to any rank or controller."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+NAME = "STOP"
+_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+
+
+class StopFile:
+    """The wish to stop, as a file in the run directory, and whose it is."""
+
+    def __init__(self, run_dir: Path, say: Callable[[str], None]) -> None:
+        """Take the run directory, and who is told when a signal has become the file."""
+        self._path = run_dir / NAME
+        self._say = say
+
+    def is_users(self) -> bool:
+        """Say whether somebody other than a supervisor has put it there."""
+        return self._path.exists() and not self._path.read_text().startswith("slurm ")
+
+    def remove_ours(self) -> None:
+        """Remove it, unless it is the user's."""
+        if self._path.exists() and not self.is_users():
+            self._path.unlink(missing_ok=True)
+
+    def listen(self) -> None:
+        """From now on, turn signals into the file."""
+        for number in _SIGNALS:
+            signal.signal(number, self._received)
+
+    def ignore(self) -> None:
+        """From now on, let signals pass: SLURM ends this process when it is done with it."""
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        if not self._path.exists():
+            self._path.write_text(f"slurm {signal.Signals(number).name}\n")
+        self._say(f"{signal.Signals(number).name}: asked the trainer to save and leave")
