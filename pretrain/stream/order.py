@@ -1,24 +1,28 @@
 """Which sequence stands at which place of training: a pure function of the seed.
 
-Nothing here holds a position, so resuming is arithmetic: sequence g of a run is the same on 1 GPU
-or 512, on the first try or the fifth. Sequence g belongs to lane g mod C and is that lane's
+Nothing here holds a position that counts, so resuming is arithmetic: sequence g of a run is the same
+on 1 GPU or 512, on the first try or the fifth. Sequence g belongs to lane g mod C and is that lane's
 p-th, p = g div C. The epochs' block permutations, laid end to end, are dealt to the lanes like
 cards; a lane reads its blocks one after another, the rows of each in an order of their own. So a
 batch mixes C random blocks, each rank opens only the blocks of its own lanes, and every row is
 read exactly once per epoch, short blocks included.
 
-The shuffle is our own arithmetic because NumPy may change its random streams between releases
-(NEP 19), and that would silently reorder a resumed run.
+What is kept is a memory of the last answer: the next one is mostly beside it.
 """
 
+import bisect
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-# 2**64 / golden ratio, the increment of splitmix64: it spreads small numbers over all 64 bits.
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK = 2**64 - 1
+from pretrain.stream.shuffle import permutations, shuffle_into
+
+_KEPT_EPOCHS = 3  # two lanes may be in neighbouring epochs; older deals are made again if asked for
+# Turns between two running sums. The sums take 1/64 of the memory that one for each turn would, and
+# what lies between two of them is added up when a lane is looked for.
+_STRIDE = 64
 
 
 class Place(NamedTuple):
@@ -30,89 +34,148 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Epoch:
-    """One epoch's deal of the blocks to the lanes; a `turn` is one round of the deal."""
+class _Deal:
+    """One epoch's blocks as they are dealt to the lanes; a turn is one round."""
 
-    blocks: np.ndarray  # (turns, C): block number, or -1 where the deal began or ended mid-turn
-    ends: np.ndarray  # (turns, C): rows of the lane up to and with this turn, since the epoch began
-    first: np.ndarray  # (C,): rows of the lane in all earlier epochs
+    blocks: np.ndarray  # int32 (turns, C): a block's number, or that of none where it begins or ends mid-turn
+    sums: np.ndarray  # int64 (turns / _STRIDE, C): rows of the lane in turns before each multiple
+    rows: np.ndarray  # int64 (C,): rows of the lane in the whole epoch
 
 
 class Order:
     """The order in which one split's sequences are read."""
 
     def __init__(self, rows_per_block: np.ndarray, *, lanes: int, seed: int) -> None:
-        """Deal blocks with `rows_per_block` sequences each, int64 (blocks,), to `lanes` lanes.
+        """Deal blocks with `rows_per_block` sequences each, integers (blocks,), to `lanes` lanes.
 
         Raises ValueError if there is no sequence at all, or no lane.
         """
         if lanes < 1:
             raise ValueError(f"lanes must be at least 1, not {lanes}")
-        if rows_per_block.sum() < 1:
+        self.sequences_per_epoch = int(rows_per_block.sum(dtype=np.int64))
+        if self.sequences_per_epoch < 1:
             raise ValueError("the split holds no whole sequence")
-        self._rows = rows_per_block.astype(np.int64)
-        self._lanes = lanes
-        self._seed = seed
-        self._epochs: list[_Epoch] = []
+        self.lanes = lanes
+        self.longest = int(rows_per_block.max())  # rows
+        self.seed = seed
+        # As narrow as it goes: a trillion tokens are 15 million blocks. The last is that of no block.
+        self.rows = np.append(rows_per_block, 0).astype(np.min_scalar_type(self.longest))
+        self._deals: OrderedDict[int, _Deal] = OrderedDict()
+        self._firsts = [np.zeros(lanes, np.int64)]  # of each epoch and of the next: rows of earlier ones
+        self._walk = Walk(self)
 
     @property
-    def sequences_per_epoch(self) -> int:
-        """Return how many sequences one pass over the data holds."""
-        return int(self._rows.sum())
+    def blocks(self) -> int:
+        """Return how many blocks are dealt in an epoch."""
+        return len(self.rows) - 1
 
     def place(self, sequence: int) -> Place:
         """Return where sequence number `sequence` (counted from 0 over the whole run) is found."""
-        position, lane = divmod(sequence, self._lanes)
-        number, epoch = self._epoch_of(lane, position)
-        ends = epoch.ends[:, lane]
-        within = position - int(epoch.first[lane])
-        turn = int(np.searchsorted(ends, within, side="right"))
-        block = int(epoch.blocks[turn, lane])
-        rows = int(self._rows[block])
-        slot = within - (int(ends[turn]) - rows)
-        return Place(number, block, int(permutation(rows, self._seed, number, block, 1)[slot]))
+        return Place(*self.places(sequence, 1)[0].tolist())
 
-    def _epoch_of(self, lane: int, position: int) -> tuple[int, _Epoch]:
-        """Return the epoch that holds the lane's `position`-th row, dealing further ones if needed."""
-        while not self._epochs or position >= self._end(self._epochs[-1], lane):
-            self._epochs.append(self._deal(len(self._epochs)))
-        low, high = 0, len(self._epochs) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if position < self._end(self._epochs[middle], lane):
-                high = middle
-            else:
-                low = middle + 1
-        return low, self._epochs[low]
+    def places(self, first: int, count: int) -> np.ndarray:
+        """Return the places of `count` sequences from number `first` on: int64 (count, 3), as in Place."""
+        return self._walk.places(first, count)
 
-    @staticmethod
-    def _end(epoch: _Epoch, lane: int) -> int:
-        return int(epoch.first[lane] + epoch.ends[-1, lane])
+    def deal(self, epoch: int) -> _Deal:
+        """Return how the blocks of an epoch lie in the lanes; the epochs before it must have been dealt."""
+        if epoch in self._deals:
+            self._deals.move_to_end(epoch)
+            return self._deals[epoch]
+        begin = epoch * self.blocks % self.lanes  # the deal goes on at the lane where it stopped
+        turns = -(-(begin + self.blocks) // self.lanes)
+        cards = np.full(turns * self.lanes, self.blocks, np.int32)
+        shuffle_into(cards[begin : begin + self.blocks], self.seed, epoch)
+        cards = cards.reshape(turns, self.lanes)
+        steps = [
+            self.rows.take(cards[turn : turn + _STRIDE], mode="clip").sum(0, dtype=np.int32)
+            for turn in range(0, turns, _STRIDE)
+        ]
+        sums = np.cumsum([np.zeros(self.lanes, np.int64), *steps], axis=0)
+        deal = self._deals[epoch] = _Deal(cards, sums[:-1], sums[-1])
+        if len(self._deals) > _KEPT_EPOCHS:
+            self._deals.popitem(last=False)
+        if epoch == len(self._firsts) - 1:
+            self._firsts.append(self._firsts[-1] + deal.rows)
+        return deal
 
-    def _deal(self, number: int) -> _Epoch:
-        blocks = permutation(len(self._rows), self._seed, number)
-        begin = number * len(blocks) % self._lanes  # the deal goes on at the lane where it stopped
-        turns = -(-(begin + len(blocks)) // self._lanes)
-        grid = np.full(turns * self._lanes, -1, np.int64)
-        grid[begin : begin + len(blocks)] = blocks
-        grid = grid.reshape(turns, self._lanes)
-        ends = np.cumsum(np.where(grid >= 0, self._rows[grid], 0), axis=0)
-        previous = self._epochs[-1] if self._epochs else None
-        first = previous.first + previous.ends[-1] if previous else np.zeros(self._lanes, np.int64)
-        return _Epoch(grid, ends, first)
+    def epochs_of(self, lanes: np.ndarray, position: int) -> np.ndarray:
+        """Return the epoch in which each of `lanes` has its `position`-th row: int64, as long as `lanes`."""
+        while (self._firsts[-1][lanes] <= position).any():
+            self.deal(len(self._firsts) - 1)
+        if (self._firsts[-2][lanes] <= position).all():
+            return np.full(len(lanes), len(self._firsts) - 2)
 
+        def epoch(lane: int) -> int:
+            return bisect.bisect_right(self._firsts, position, lo=1, key=lambda rows: rows[lane]) - 1
 
-def permutation(size: int, *key: int) -> np.ndarray:
-    """Return a permutation of range(size), int64 (size,), that depends on the integers of `key` alone."""
-    state = 0
-    for part in key:
-        state = int(_mix(np.array([(state ^ part) & _MASK], np.uint64))[0])
-    return np.argsort(_mix(np.arange(size, dtype=np.uint64) ^ np.uint64(state)), kind="stable")
+        return np.array([epoch(lane) for lane in lanes.tolist()], np.int64)
+
+    def first_row(self, epoch: int, lanes: np.ndarray) -> np.ndarray:
+        """Return how many rows each lane has read when `epoch` begins: int64."""
+        return self._firsts[epoch][lanes]
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Hash 64-bit integers (splitmix64; Steele, Lea & Flood, OOPSLA 2014)."""
-    x = x + np.uint64(_GOLDEN)
-    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return x ^ x >> np.uint64(31)
+class Walk:
+    """Answers where sequences lie, quickly if each question is about what follows the one before."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        lanes = order.lanes
+        self._epoch = np.zeros(lanes, np.int64)
+        self._turn = np.zeros(lanes, np.int64)
+        self._block = np.full(lanes, -1, np.int64)
+        self._begin = np.zeros(lanes, np.int64)  # the lane's first row in the block, and one past its last
+        self._end = np.zeros(lanes, np.int64)
+        # (C, longest): the order of rows in the lane's block; of 65,536 tokens, 64 rows of 1024.
+        self._rows = np.zeros((lanes, order.longest), np.min_scalar_type(order.longest))
+
+    def places(self, first: int, count: int) -> np.ndarray:
+        """Return the places of `count` sequences from number `first` on: int64 (count, 3), as in Place."""
+        found = np.empty((count, 3), np.int64)
+        done = 0
+        while done < count:
+            position, lane = divmod(first + done, self._order.lanes)
+            part = min(count - done, self._order.lanes - lane)
+            self._fill(found[done : done + part], slice(lane, lane + part), position)
+            done += part
+        return found
+
+    def _fill(self, found: np.ndarray, lanes: slice, position: int) -> None:
+        """Write the places of the `position`-th row of some neighbouring lanes."""
+        away = (position < self._begin[lanes]) | (position >= self._end[lanes])
+        if away.any():
+            self._move(np.flatnonzero(away) + lanes.start, position)
+        found[:, 0] = self._epoch[lanes]
+        found[:, 1] = self._block[lanes]
+        found[:, 2] = self._rows[np.arange(lanes.start, lanes.stop), position - self._begin[lanes]]
+
+    def _move(self, lanes: np.ndarray, position: int) -> None:
+        """Bring lanes to the block that holds their `position`-th row."""
+        epochs = self._order.epochs_of(lanes, position)
+        for epoch in np.unique(epochs).tolist():
+            of_it = lanes[epochs == epoch]
+            self._seek(of_it, position, epoch)
+            blocks = self._block[of_it]
+            sizes = self._order.rows[blocks]
+            for size in np.unique(sizes).tolist():
+                same = sizes == size
+                self._rows[of_it[same], :size] = permutations(size, self._order.seed, epoch, blocks[same], 1)
+
+    def _seek(self, lanes: np.ndarray, position: int, epoch: int) -> None:
+        deal = self._order.deal(epoch)
+        within = position - self._order.first_row(epoch, lanes)
+        coarse = (deal.sums[:, lanes] <= within).sum(0) - 1
+        base = coarse * _STRIDE
+        # (_STRIDE, lanes): the turns from there on; past the deal's end, its last turn, which is not reached.
+        turns = np.minimum(base + np.arange(_STRIDE)[:, None], len(deal.blocks) - 1)
+        sizes = self._order.rows[deal.blocks[turns, lanes]].astype(np.int64)
+        ends = np.cumsum(sizes, axis=0) + deal.sums[coarse, lanes]
+        fine = (ends <= within).sum(0)
+        column = np.arange(len(lanes))
+        self._turn[lanes] = base + fine
+        self._epoch[lanes] = epoch
+        self._block[lanes] = deal.blocks[base + fine, lanes]
+        end = ends[fine, column] + self._order.first_row(epoch, lanes)
+        self._end[lanes] = end
+        self._begin[lanes] = end - sizes[fine, column]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.stream.order import Order, Place, permutation
+from pretrain.stream.order import Order, Place, Walk
+from pretrain.stream.shuffle import permutation
 
 # Blocks of very different length, empty ones (shorter than one sequence) included.
 BLOCKS = st.lists(st.integers(0, 9), min_size=1, max_size=20).filter(lambda rows: sum(rows) > 0)
@@ -24,10 +25,9 @@ def test_every_row_of_every_block_is_read_exactly_once_per_epoch(rows: list[int]
     epochs = 3
     longest = max(rows) * -(-len(rows) // lanes) * lanes  # of one epoch, when one lane has all long blocks
     seen: dict[int, Counter[tuple[int, int]]] = {epoch: Counter() for epoch in range(epochs + 1)}
-    for sequence in range((epochs + 1) * (longest + lanes * max(rows))):
-        place = order.place(sequence)
-        if place.epoch <= epochs:
-            seen[place.epoch][place.block, place.row] += 1
+    for epoch, block, row in order.places(0, (epochs + 1) * (longest + lanes * max(rows))).tolist():
+        if epoch <= epochs:
+            seen[epoch][block, row] += 1
     for epoch in range(epochs):
         assert seen[epoch] == every_row(rows), epoch
 
@@ -91,18 +91,6 @@ def test_two_blocks_have_their_rows_in_different_orders():
     assert rows[:64] != rows[64:]
 
 
-def test_a_shuffle_is_not_far_from_uniform():
-    """Chi-square over the first place of 8 in 4,000 permutations; 24.3 is passed once in 1,000."""
-    firsts = Counter(int(permutation(8, seed)[0]) for seed in range(4000))
-    assert sum((firsts[n] - 500) ** 2 / 500 for n in range(8)) < 24.3
-
-
-@given(size=st.integers(1, 300), key=st.lists(st.integers(0, 2**64), min_size=1, max_size=4))
-@settings(max_examples=50, deadline=None)
-def test_a_permutation_is_one(size: int, key: list[int]):
-    assert sorted(permutation(size, *key).tolist()) == list(range(size))
-
-
 def test_the_order_is_the_one_that_runs_in_flight_were_begun_with():
     """Golden values. If they change, every run in flight is reordered when it resumes: do not."""
     assert permutation(10, 1337, 0).tolist() == [4, 3, 5, 0, 8, 6, 9, 2, 1, 7]
@@ -115,6 +103,31 @@ def test_the_order_is_the_one_that_runs_in_flight_were_begun_with():
         Place(epoch=0, block=1, row=3),
         Place(epoch=59, block=0, row=2),
     ]
+
+
+@given(
+    rows=BLOCKS,
+    lanes=st.integers(1, 9),
+    questions=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 40)), max_size=4),
+)
+@settings(max_examples=25, deadline=None)
+def test_many_places_at_once_are_those_asked_for_one_by_one(
+    rows: list[int], lanes: int, questions: list[tuple[int, int]]
+):
+    """Forwards, backwards, across lanes, blocks and epochs: each answer as from an order asked one by one."""
+    order, single = (Order(np.array(rows), lanes=lanes, seed=3) for _ in range(2))
+    for first, count in questions:
+        expected = [single.place(number) for number in range(first, first + count)]
+        assert [Place(*each) for each in order.places(first, count).tolist()] == expected
+
+
+def test_two_walks_through_one_order_do_not_disturb_each_other():
+    order = Order(np.array([4, 4, 1, 4, 0, 3] * 20), lanes=5, seed=1)
+    ahead, behind = Walk(order), Walk(order)
+    expected = Order(np.array([4, 4, 1, 4, 0, 3] * 20), lanes=5, seed=1).places(0, 800)
+    for step in range(50):
+        assert np.array_equal(ahead.places(300 + 10 * step, 10), expected[300 + 10 * step :][:10])
+        assert np.array_equal(behind.places(10 * step, 10), expected[10 * step :][:10])
 
 
 def test_a_jump_to_sequence_a_billion_deals_the_blocks_but_walks_no_rows():
