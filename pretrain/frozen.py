@@ -123,7 +123,10 @@ def _load(path: Path) -> DictConfig:
 
 
 def _compare(saved: DictConfig, composed: DictConfig, run_dir: str) -> None:
+    """Refuse settings that differ. One that is newer than the run had then what is its default now."""
     before, now = dict(leaves(saved)), dict(leaves(composed))
+    if now.keys() - before.keys():
+        before = {**dict(leaves(compose("train", []))), **before}
     changed = [key for key in sorted(before | now) if not is_free(key) and before.get(key) != now.get(key)]
     if changed:
         listed = ", ".join(f"{key} {before.get(key)} → {now.get(key)}" for key in changed[:3])

@@ -69,6 +69,8 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     training_order(index, config.data, batch_sequences=plan.sequences, seed=config.seed)
     run_dir = Path(config.run_dir)
     root = run_dir / DIRECTORY
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"run_dir {run_dir} is a file; choose another")
     frozen.check_resume(config.resume, run_dir, bool(commit.checkpoints(root)))
     _make(run_dir)
     held.append(lease.acquire(run_dir, above=commit.highest_fence(root)))

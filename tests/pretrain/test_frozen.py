@@ -55,6 +55,16 @@ def test_a_setting_that_a_weight_depends_on_cannot_be_changed(began: list[str], 
         frozen.settled([*began, override(key)])
 
 
+def test_a_run_that_is_older_than_a_setting_had_its_default(began: list[str], tmp_path: Path):
+    path = tmp_path / "run" / frozen.CONFIG
+    older = OmegaConf.load(path)
+    del older.optim.weight_decay
+    path.write_text(OmegaConf.to_yaml(older))
+    assert frozen.settled(began) == compose("train", began)
+    with pytest.raises(ConfigError, match=r"optim.weight_decay 0.1 → 0.2"):
+        frozen.settled([*began, "optim.weight_decay=0.2"])
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_every_setting_that_no_weight_depends_on_can_be_changed(began: list[str], whole: bool):
     """With the whole command or beside the run directory alone."""
