@@ -49,6 +49,7 @@ class ClusterConfig:
 
     name: str = "local"
     peak_tflops: float | None = None  # dense bf16, one device; null looks it up, or measures it
+    hardware: str | None = None  # for pretrain.plan alone: a name it knows
     slurm: dict[str, Any] | None = None  # for slurm.submit alone
 
     def __post_init__(self) -> None:
