@@ -5,7 +5,7 @@ A result is a JSON file with `"kind": "training_speed"`; docs/planning.md lists 
 
 import json
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,10 @@ def modelled(result: dict[str, Any]) -> float:
             result["precision"],
             result["compiled"],
             hardware(result["hardware"]).is_gpu,
+            result["recompute"],
         )
         expected = speed(
-            replace(Shape(**result["model"])),
+            Shape(**result["model"]),
             hardware(result["hardware"]),
             Sharding(result["zero_stage"], result["ranks"]),
             work,

@@ -108,5 +108,5 @@ def bus_bytes_per_s(device: Hardware, ranks: int, ranks_per_node: int) -> float:
 
 
 def latency_seconds(ranks: int, ranks_per_node: int) -> float:
-    """Return what a collective takes however little it moves: in a node 0.05 ms, at 64 0.4, at 512 1.5. Model."""
+    """Return what a collective takes at least: in a node 0.05 ms, among 64 0.4, among 512 1.5. Model."""
     return 5e-5 if ranks <= ranks_per_node else 4e-4 * (ranks / 64) ** 0.64
