@@ -82,7 +82,7 @@ class TrainConfig:
     health: HealthConfig = field(default_factory=HealthConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    reference: str | None = None  # a file of conf/reference, to be measured against
+    reference: str | None = None  # a file of conf/references, to be measured against
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -23,7 +23,7 @@ _CPU_LOGIT_COPIES = 3  # the logits, their exponentials, and what the allocator 
 # CUDA's context, cuBLAS's and NCCL's workspaces, and what the caching allocator cannot use. Model.
 _GPU_OVERHEAD_BYTES = 3.0 * 2**30
 # A Python process with torch, DeepSpeed and the data set open, before a model exists; measured.
-_CPU_PROCESS_BYTES = 470 * 2**20
+_CPU_PROCESS_BYTES = 400 * 2**20
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def working(shape: Shape, sharding: Sharding, work: Work) -> dict[str, float]:
     if sharding.stage == 3:
         parts["gathered weights"] = float(size * min(shape.padded_parameters, _LIVE_PARAMETERS))
     if not work.on_gpu:
+        if sharding.ranks > 1:  # gloo works on copies of what it sends and receives
+            parts["messages"] = 2 * parts["buckets"]
         parts["copy of a save"] = 12 * shape.padded_parameters / sharding.ranks
     parts["process"] = _GPU_OVERHEAD_BYTES if work.on_gpu else _CPU_PROCESS_BYTES
     return parts

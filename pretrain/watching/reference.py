@@ -1,6 +1,6 @@
 """How far a run is from a published one at the same number of tokens, and whether that is on track.
 
-The published figures are data: `conf/reference/*.yaml`, each value with the place it was read from.
+The published figures are data: `conf/references/*.yaml`, each value with the place it was read from.
 """
 
 import math
@@ -117,8 +117,8 @@ class Standing:
 
 
 def named(name: str) -> Reference:
-    """Return `conf/reference/<name>.yaml`. Raises ConfigError, naming the choices, if there is none."""
-    return typed(Reference, option("reference", name))
+    """Return `conf/references/<name>.yaml`. Raises ConfigError, naming the choices, if there is none."""
+    return typed(Reference, option("references", name))
 
 
 def loss_at(curve: Sequence[tuple[int, float]], tokens: float) -> float | None:

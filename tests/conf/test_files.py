@@ -82,7 +82,7 @@ def test_every_command_composes_and_fits(command: str):
 
 
 def test_the_groups_of_a_run_are_known_to_this_test():
-    known = {*GROUPS, "experiment", "corpus", "reference"}
+    known = {*GROUPS, "experiment", "corpus", "references"}
     assert {path.name for path in DIRECTORY.iterdir() if path.is_dir() and path.name[0] != "_"} == known
 
 

@@ -41,7 +41,7 @@ def test_a_run_without_tracking_needs_no_wandb(shards, tmp_path):
 def test_every_panel_shows_something_that_the_trainer_logs(shards, tmp_path):
     from pretrain.watching.panels import METRICS
 
-    Job(tmp_path, *smoke(shards, tmp_path / "run", "steps=6"), ranks=1).succeeded()
+    Job(tmp_path, *smoke(shards, tmp_path / "run", "steps=6", "reference=demo"), ranks=1).succeeded()
     logged = {name for row in metric_rows(tmp_path / "run") for name in row}
     only_on_a_gpu = {"mem/peak_active_gib"}
     assert set(METRICS) - logged <= only_on_a_gpu

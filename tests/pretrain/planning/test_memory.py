@@ -102,7 +102,8 @@ def peak_bytes(process: subprocess.Popen[bytes]) -> int:
 
 @pytest.mark.slow
 def test_the_demo_takes_the_memory_that_was_planned(tiny_index: Path, tmp_path: Path):
-    overrides = ["experiment=demo", "steps=4", "schedule.warmup_steps=1", "tracking=disabled"]
+    overrides = ["experiment=demo", "steps=6", "schedule.warmup_steps=1", "tracking=disabled"]
+    overrides += ["checkpoint.every=2", "validation.tokens=2048"]  # a save goes on while steps are taken
     raw = compose("plan", [*overrides, "hardware=CPU"])
     expected = planned(question(raw, plan_config(raw), "demo"), 1)
     command = [sys.executable, "-m", "pretrain.train", *overrides, f"data.index={tiny_index}"]

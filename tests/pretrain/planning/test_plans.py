@@ -46,7 +46,7 @@ SHAPES = {
     "gpt3_13b": (2_097_152, 2048),
     "gpt3_175b": (3_145_728, 2048),
 }
-# (model, tokens of a batch, micro-batch, GPU, tokens per second and GPU) of llm.c, as conf/reference says.
+# (model, tokens of a batch, micro-batch, GPU, tokens per second and GPU) of llm.c, as conf/references says.
 PUBLISHED = [
     (reference, each.gpu, each.tokens_per_s_per_gpu)
     for reference in ("gpt2_124m_fineweb", "gpt2_355m_fineweb", "gpt2_774m_fineweb", "gpt2_1558m_fineweb_edu")

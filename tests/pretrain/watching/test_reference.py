@@ -29,7 +29,7 @@ from pretrain.watching.reference import (
     tolerance_at,
 )
 
-FILES = sorted((DIRECTORY / "reference").glob("*.yaml"))
+FILES = sorted((DIRECTORY / "references").glob("*.yaml"))
 CURVE = [(1_000, 6.0), (10_000, 4.0), (100_000, 3.5)]
 
 
