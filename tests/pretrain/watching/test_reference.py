@@ -95,6 +95,12 @@ def test_an_unknown_reference_names_the_choices():
         named("gpt2_125m")
 
 
+def test_a_run_takes_a_reference_from_the_command_line():
+    """Hydra would take the name of a folder of conf/ for a group, and refuse the setting."""
+    assert compose("train", ["reference=gpt2_124m_fineweb"]).reference == "gpt2_124m_fineweb"
+    assert compose("report", ["reference=demo"]).reference == "demo"
+
+
 def test_llm_c_ends_at_the_loss_that_its_log_ends_with():
     assert named("gpt2_124m_fineweb").curve[-1] == (19_560 * 524_288, 3.2722)
     assert named("gpt2_355m_fineweb").curve[-1] == (60_000 * 524_288, 2.9282)
