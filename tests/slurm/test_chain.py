@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from slurm_cluster import Cluster
 from training import ROOT, read
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 WORDS = ("the", "of", "and", "a", "in", "to", "it", "is")
 
