@@ -54,9 +54,7 @@ def test_the_signal_before_the_time_limit_saves_and_requeues(training, straight,
 @pytest.mark.soak
 def test_a_preempted_job_saves_and_goes_on_when_the_nodes_are_free(training, straight, cluster):
     # As in a container, the ranks start in a folder that is not the code's.
-    training.submit(
-        "--partition=low", "--exclusive", settings=("+cluster.slurm={train:{wrap:[env,--chdir=/]}}",)
-    )
+    training.submit("--partition=low", "--exclusive", settings=("+cluster.slurm={train:{wrap:[env,-C,/]}}",))
     training.trains()
     step, began = max(training.losses()), time.monotonic()
     other = cluster.submit(
