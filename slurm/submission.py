@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from conf import compose, override_key, typed
 from conf.combinations import combinations
@@ -157,11 +157,15 @@ def _grouped(run_dir: Path, settings: list[str]) -> list[str]:
 
 def _cluster(planned: dict[int | None, Planned], train: Sequence[str]) -> DictConfig:
     """Return the cluster's settings, which all tasks of an array share."""
-    if not planned:
-        return compose("train", [*train, "run_dir=none"]).cluster
-    first, *others = (each.raw.cluster for each in planned.values())
+    known = [each.raw.cluster for each in planned.values()]
+    first, *others = known or [compose("train", [*train, "run_dir=none"]).cluster]
     if any(other != first for other in others):
         raise ConfigError("a sweep is one array of equal jobs: no setting of cluster can take several values")
+    if OmegaConf.select(first, "slurm") is None:
+        raise ConfigError(
+            f"cluster={first.name} says nothing of SLURM; add cluster=slurm, or a file of your own in "
+            "conf/cluster/ that builds on it"
+        )
     return first
 
 

@@ -235,6 +235,7 @@ def test_a_planted_fault_is_told_in_one_line_with_the_way_out(plan, queue, capsy
         ("cluster.slurm.train.nodes=two", "no number and no range"),
         ("cluster.slurm.train.time=tomorrow", "is not a time"),
         ("cluster=nowhere", "cluster has no option 'nowhere'"),
+        ("cluster=local", "cluster=local says nothing of SLURM; add cluster=slurm"),
         ("only=evaluate", "neither prepare nor train"),
         ("prepare.corpus=xml", "corpus has no option 'xml'"),
     ],
