@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-from conf.exits import Exit
+from conf.exits import Exit, UserError
 from pretrain.batch import BatchPlan
 from pretrain.checkpoint import Checkpoints, Progress
 from pretrain.config import TrainConfig
@@ -35,11 +35,13 @@ from pretrain.stream.ledger import Ledger
 from pretrain.throughput import flops_per_token
 from pretrain.validation import Validation
 from pretrain.watching import reference
+from pretrain.watching.code_commit import code_commit
 from pretrain.watching.console import Console
+from pretrain.watching.stall import stalls_told
 from pretrain.watching.tracking import Tracker, open_tracker
 
 
-def main(overrides: list[str], page: Page) -> Exit:
+def main(overrides: list[str], page: Page) -> int:
     """Train as the overrides say; return Exit.OK when the last step is done.
 
     What this rank does, and why it ends, is told on `page`, for its watchdog.
@@ -53,22 +55,37 @@ def main(overrides: list[str], page: Page) -> Exit:
     return code
 
 
-def _attempt(overrides: list[str], page: Page) -> Exit:
+def _attempt(overrides: list[str], page: Page) -> int:
     with joined() as world, opened(world, overrides) as run_dir:
         heart = Heart(page, run_dir.config.watchdog)
         _introduce(run_dir, world, page)
         console = Console(run_dir.config.steps, world.primary)
         tracker = _tracker(run_dir, world, console)
-        code = Exit.REQUEUE
+        end = _End()
         try:
-            with built(run_dir, world, console, tracker, heart=heart, page=page) as run:
+            with (
+                stalls_told(page.beat, tracker.alert),
+                built(run_dir, world, console, tracker, heart=heart, page=page) as run,
+            ):
                 code = train(run, run_dir.config.loop)
-                page.note(end={"reason": f"stopped by {run.stop.reason}" if code else "done"})
+                end = _End(code, f"stopped by {run.stop.reason}" if code else "done")
+                page.note(end={"reason": end.reason})
+        except UserError as error:
+            end = _End(error.code, str(error))
+            raise
         finally:
             heart.enter("leave", page.beat().step)
             console.close()
-            tracker.finish(code)
-        return code
+            tracker.finish(end.code, end.reason and f"{end.reason}, after step {page.beat().step}")
+            page.note(told=end.code if end.reason else None)
+        return end.code
+
+
+class _End(NamedTuple):
+    """How an attempt ended. A crash has no reason yet: the watchdog knows which rank's came first."""
+
+    code: Exit | int = 1
+    reason: str | None = None
 
 
 def _introduce(run_dir: Opened, world: World, page: Page) -> None:
@@ -98,6 +115,7 @@ def built(
     parameters = parameter_count(model)
     engine = _engine(model, config, plan, world)
     checkpoints = _checkpoints(run_dir, world)
+    checkpoints.on_saved = tracker.saved
     found = checkpoints.load(engine, console.say)
     progress = found or Progress(began_at=run_dir.identity.began_at)
     batches = _batches(run_dir, world, progress.step)
@@ -211,6 +229,7 @@ def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:
         "ranks": world.size,
         "run_id": run_dir.identity.run_id,
         "dataset_fingerprint": run_dir.identity.dataset_fingerprint,
+        "code_commit": code_commit() if world.primary else "",
         "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
     }
     return open_tracker(

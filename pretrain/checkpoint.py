@@ -85,6 +85,7 @@ class Checkpoints:
         self._lease = lease
         self._identity = identity
         self._config = config
+        self.on_saved: Callable[[int, Path], None] = lambda step, path: None  # on rank 0, by a thread
         self.failures = 0  # saves that the disk refused, since the last that counts
         self._gathered = False
         # One thread, so that a commit never overtakes the file that it is about.
@@ -208,7 +209,8 @@ class Checkpoints:
             fence=self._lease.fence,
             **self._identity,
         )
-        commit.commit(self.root, save.directory, manifest, guard=self._lease.check)
+        found = commit.commit(self.root, save.directory, manifest, guard=self._lease.check)
+        self.on_saved(save.step, found.path)
         # The state counts, whether or not an old one could be deleted; the next save tries again.
         with contextlib.suppress(OSError):
             commit.prune(

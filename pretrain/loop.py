@@ -23,6 +23,7 @@ from pretrain.stream.data import Batches
 from pretrain.stream.ledger import Entry, Ledger
 from pretrain.validation import Validation
 from pretrain.watching.console import Console
+from pretrain.watching.disk import room
 from pretrain.watching.reference import Reference, distance
 from pretrain.watching.tracking import Tracker
 
@@ -154,6 +155,8 @@ def _report(run: Run) -> None:
         run.tracker.alert(f"rank {rank} lags behind", text)
     if run.startup_seconds is not None:
         metrics["time/startup_s"], run.startup_seconds = run.startup_seconds, None
+    if run.world.primary:
+        metrics |= room(run.checkpoints.root.parent, run.meter.scale.parameters)
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
     run.console.report(run.progress.step, metrics)
 

@@ -28,7 +28,7 @@ class Meter:
     """Collects steps without waiting for the device; reads it only when asked for a report."""
 
     def __init__(self, scale: Scale, world: World) -> None:
-        self._scale = scale
+        self.scale = scale
         self._world = world
         self._losses: list[torch.Tensor] = []
         self._last: StepResult | None = None
@@ -75,7 +75,7 @@ class Meter:
         own[self._world.rank] = (forward_seconds + self._waited) / steps
         self.own_step_seconds = summed(self._world, *own)
         slowest = max(range(self._world.size), key=self.own_step_seconds.__getitem__)
-        scale, tokens_per_s = self._scale, self._scale.tokens_per_step * steps / elapsed
+        scale, tokens_per_s = self.scale, self.scale.tokens_per_step * steps / elapsed
         metrics = {
             "train/loss": loss,
             "optim/lr": self._learning_rate,

@@ -16,6 +16,7 @@ from functools import partial
 from conf.command import run as run_command
 from pretrain.guard.heartbeat import Page
 from pretrain.guard.watchdog import watched
+from pretrain.watching.last_words import last_words
 
 
 def _train(page: Page) -> None:
@@ -25,4 +26,4 @@ def _train(page: Page) -> None:
 
 
 if __name__ == "__main__":
-    watched(_train)
+    watched(_train, last_words)

@@ -37,8 +37,14 @@ _DUMP_SECONDS = 1.0  # to wait for a dump, of ours or of the neighbours
 _MOST_DUMP_BYTES = 1 << 20
 
 
-def watched(body: Callable[[Page], None]) -> None:
-    """Run `body(page)` in a child process; the parent leaves with the exit code of the attempt."""
+LastWords = Callable[[Path, int, int, str], None]  # run directory, attempt, exit code, reason
+
+
+def watched(body: Callable[[Page], None], last_words: LastWords | None = None) -> None:
+    """Run `body(page)` in a child process; the parent leaves with the exit code of the attempt.
+
+    `last_words` is called for rank 0 if the child has not noted that it told of this end itself.
+    """
     page = Page()
     if sys.platform != "linux":
         return body(page)
@@ -50,7 +56,7 @@ def watched(body: Callable[[Page], None]) -> None:
     parent = os.getpid()
     child = os.fork()
     if child:
-        raise SystemExit(_Watchdog(child, page, stacks).watch())
+        raise SystemExit(_Watchdog(child, page, stacks, last_words).watch())
     os.setpgid(0, 0)  # or Ctrl-C would reach it twice, directly and through its watchdog
     die_with(parent)
     for number in STOP_SIGNALS:  # until training listens to them itself
@@ -63,7 +69,8 @@ def watched(body: Callable[[Page], None]) -> None:
 class _Watchdog:
     """The parent of one rank."""
 
-    def __init__(self, child: int, page: Page, stacks: int) -> None:
+    def __init__(self, child: int, page: Page, stacks: int, last_words: LastWords | None) -> None:
+        self._last_words = last_words
         self._child = child
         self._page = page
         self._stacks = stacks
@@ -220,14 +227,11 @@ class _Watchdog:
                 exit_code = Exit.REFUSED
             if not rank:
                 more = {"rank": facts["rank"], "fingerprint": fingerprint, "loop": looped}
-                attempts.end(
-                    run_dir,
-                    attempt=attempt,
-                    reason=facts["reason"],
-                    exit_code=int(exit_code) if exit_code >= 0 else 128 - exit_code,  # as a shell says it
-                    step=facts["step"],
-                    **more,
-                )
+                said = int(exit_code) if exit_code >= 0 else 128 - exit_code  # as a shell says it
+                reason, at = facts["reason"], facts["step"]
+                attempts.end(run_dir, attempt=attempt, reason=reason, exit_code=said, step=at, **more)
+                if self._last_words and notes.get("told") != said:
+                    self._last_words(run_dir, attempt, said, f"{reason}, after step {at}")
         except OSError as error:
             print(f"watchdog: could not record the end: {error}", file=sys.stderr, flush=True)
         return exit_code

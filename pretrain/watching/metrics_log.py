@@ -9,6 +9,7 @@ attempt's rows replace all rows from its first step on.
 import json
 import math
 import os
+import threading
 import time
 from array import array
 from bisect import bisect_left
@@ -32,6 +33,7 @@ class MetricsLog:
         self._attempt = attempt
         self._say = say
         self._lost_lines = 0
+        self._lock = threading.Lock()  # a thread that saves or waits may have something to say too
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         _mend_torn_end(self._file)
 
@@ -39,6 +41,10 @@ class MetricsLog:
         """Append one line, stamped with the attempt and the time."""
         stamped = {"attempt": self._attempt, "time": round(time.time(), 3), **line}
         data = (json.dumps(_plain(stamped), allow_nan=False) + "\n").encode()
+        with self._lock:
+            self._append(data)
+
+    def _append(self, data: bytes) -> None:
         try:
             size = os.fstat(self._file).st_size
             if os.write(self._file, data) < len(data):  # the disk filled up in the middle of the line

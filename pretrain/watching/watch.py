@@ -12,6 +12,7 @@ _IN_A_ROW = 3
 _FEWEST_SPEEDS = 10
 _SLOW = 0.7  # of the run's median speed
 _WAITING = 0.1  # of the step's time, waiting for data
+_FEWEST_CHECKPOINTS = 2.0  # that must still find room on the disk: the one being written, and the next
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Watch:
             found.append(self._data(step, float(metrics["perf/data_wait_frac"])))
         if "optim/skipped_steps" in metrics:
             found.append(self._skips(step, float(metrics["optim/skipped_steps"])))
+        if "disk/room_checkpoints" in metrics:
+            found.append(self._room(step, metrics))
         return added, [alert for alert in found if alert]
 
     def _loss(self, step: int, loss: float, z_score: float) -> Alert | None:
@@ -73,6 +76,14 @@ class Watch:
         if not self._turned("skipped", more, after=_IN_A_ROW):
             return None
         return Alert("steps are skipped", f"{skipped:.0f} so far at step {step}: the gradient is not finite")
+
+    def _room(self, step: int, metrics: Mapping[str, float]) -> Alert | None:
+        checkpoints = float(metrics["disk/room_checkpoints"])
+        if not self._turned("room", checkpoints < _FEWEST_CHECKPOINTS, after=1):
+            return None
+        free = float(metrics.get("disk/free_gib", math.nan))
+        text = f"{free:.1f} GiB are left at step {step}, room for {checkpoints:.1f} checkpoints"
+        return Alert("low disk", f"{text}; free some, or lower checkpoint.keep_last", "ERROR")
 
     def _turned(self, what: str, bad: bool, *, after: int) -> bool:
         """Count bad reports in a row; return whether this one is the first to be told."""

@@ -14,6 +14,7 @@ from functools import partial
 
 from pretrain.guard.heartbeat import Page
 from pretrain.guard.watchdog import watched
+from pretrain.watching.last_words import last_words
 
 FOR_EVER = 10**6
 
@@ -123,4 +124,4 @@ PLANTS: dict[str, Callable[[int], None]] = {
 }
 
 if __name__ == "__main__":
-    watched(main)
+    watched(main, last_words)

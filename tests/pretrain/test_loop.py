@@ -29,6 +29,7 @@ class Actors:
 
     def __init__(self, *, stop_after: int | None = None, refusing: int = 0) -> None:
         self.story: list[Any] = []
+        self.root = Path("checkpoints")
         self.rates: list[float] = []
         self.step = 0
         self.reason = ""
