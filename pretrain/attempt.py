@@ -28,6 +28,7 @@ from pretrain.health import Health
 from pretrain.loop import Run, train
 from pretrain.meter import Meter, Scale
 from pretrain.model import GPT, initialise, parameter_count
+from pretrain.norms import Norms
 from pretrain.opening import Opened, opened
 from pretrain.peak import peak_flops
 from pretrain.stream.data import Batches, Sequences, training_order
@@ -116,7 +117,9 @@ def built(
     engine = _engine(model, config, plan, world)
     checkpoints = _checkpoints(run_dir, world)
     checkpoints.on_saved = tracker.saved
+    began_loading = time.perf_counter()
     found = checkpoints.load(engine, console.say)
+    load_seconds = time.perf_counter() - began_loading
     progress = found or Progress(began_at=run_dir.identity.began_at)
     batches = _batches(run_dir, world, progress.step)
     run = Run(
@@ -132,10 +135,12 @@ def built(
         meter=Meter(_scale(config, world, parameters), world),
         stop=_stop_request(config, page),
         health=Health(config.health, world, checkpoints.root),
+        norms=_norms(config, world, model),
         reference=reference.named(config.reference) if config.reference else None,
         ledger=Ledger(Path(config.run_dir), run_dir.attempt) if world.primary else None,
         heart=heart,
         sequence_tokens=config.data.sequence_tokens,
+        load_seconds=load_seconds if found else None,
         startup_seconds=time.time() - psutil.Process().create_time(),
         saved_step=progress.step if found else -1,
     )
@@ -213,6 +218,11 @@ def _stop_request(config: TrainConfig, page: Page) -> StopRequest:
     )
 
 
+def _norms(config: TrainConfig, world: World, model: GPT) -> Norms:
+    names = [name for name, _ in model.named_parameters()]
+    return Norms(config.norms, world, parameters=names, beta1=config.optim.beta1)
+
+
 def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:
     model, tokens = config.model, config.data.sequence_tokens
     in_products = parameters - model.context * model.channels  # positions are added, not multiplied
@@ -220,7 +230,7 @@ def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:
         parameters=in_products, layers=model.layers, channels=model.channels, sequence_tokens=tokens
     )
     peak = peak_flops(world.device, precision=config.precision, configured_tflops=config.cluster.peak_tflops)
-    return Scale(config.batch.tokens, config.steps, parameters, cost, peak)
+    return Scale(config.batch.tokens, config.steps, parameters, cost, peak, config.optim.clip_norm)
 
 
 def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:

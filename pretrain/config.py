@@ -12,6 +12,7 @@ from pretrain.guard.stopping import StopConfig
 from pretrain.health import HealthConfig
 from pretrain.loop import LoopConfig
 from pretrain.model import GPTConfig
+from pretrain.norms import NormsConfig
 from pretrain.optim import AdamWConfig
 from pretrain.schedule import ScheduleConfig
 from pretrain.stream.data import DataConfig
@@ -37,6 +38,7 @@ FREE = (
     "health",
     "watchdog",
     "reference",
+    "norms",
     "data.index",
     "data.prefetch_batches",
     "batch.micro_sequences",
@@ -82,6 +84,7 @@ class TrainConfig:
     health: HealthConfig = field(default_factory=HealthConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    norms: NormsConfig = field(default_factory=NormsConfig)
     reference: str | None = None  # a file of conf/references, to be measured against
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from pretrain.guard.heartbeat import Heart, Page
 from pretrain.guard.stopping import StopRequest, Wish
 from pretrain.health import Health, Stragglers
 from pretrain.meter import Meter
+from pretrain.norms import Norms
 from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.stream.data import Batches
 from pretrain.stream.ledger import Entry, Ledger
@@ -60,10 +61,12 @@ class Run:
     sequence_tokens: int
     startup_seconds: float | None  # until the first report has told them
     health: Health
+    norms: Norms
     ledger: Ledger | None  # rank 0 writes it
     reference: Reference | None = None
     stragglers: Stragglers = field(default_factory=Stragglers)
     heart: Heart = field(default_factory=lambda: Heart(Page()))
+    load_seconds: float | None = None  # of the state that it went on from; until a report has told them
     save_seconds: float = 0.0  # the longest save so far, from its beginning until it counted
     saving_since: float | None = None
     saved_step: int = -1
@@ -115,7 +118,9 @@ def _step(run: Run, config: LoopConfig) -> None:
     batch = next(run.batches)
     run.heart.enter("step", run.progress.step)
     rate = learning_rate(run.progress.step, config.steps, config.schedule)
+    run.norms.before(run.progress.step, run.engine.fragments())
     result = run.engine.train_step(batch.micro_batches, rate)
+    run.norms.after(run.engine.fragments(), skipped=result.skipped)
     run.meter.add(result, batch, rate)
     run.progress.step += 1
     if run.ledger:
@@ -153,6 +158,9 @@ def _report(run: Run) -> None:
         own, median = run.meter.own_step_seconds[rank], statistics.median(run.meter.own_step_seconds)
         text = f"needs {own:.3f} s per step, the median rank {median:.3f} s, at step {run.progress.step}"
         run.tracker.alert(f"rank {rank} lags behind", text)
+    metrics |= run.norms.told()
+    if run.load_seconds is not None:
+        metrics["time/checkpoint_load_s"], run.load_seconds = run.load_seconds, None
     if run.startup_seconds is not None:
         metrics["time/startup_s"], run.startup_seconds = run.startup_seconds, None
     if run.world.primary:

@@ -1,16 +1,17 @@
 """What a report says: the losses, times and rates since the last one, over all ranks."""
 
+import math
 import time
 from dataclasses import dataclass
 
 import torch
 
 from pretrain.checkpoint import Progress
-from pretrain.distributed import World, largest, summed
+from pretrain.device_metrics import DeviceMeter, device_metrics
+from pretrain.distributed import World
 from pretrain.engine import StepResult
+from pretrain.ranks import Ranks
 from pretrain.stream.data import Batch
-
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Scale:
     parameters: int
     flops_per_token: float
     peak_flops: float  # of one device
+    clip_norm: float = 0.0  # 0 does not clip
 
 
 class Meter:
@@ -30,25 +32,33 @@ class Meter:
     def __init__(self, scale: Scale, world: World) -> None:
         self.scale = scale
         self._world = world
+        self._device = DeviceMeter(world.device)
         self._losses: list[torch.Tensor] = []
-        self._last: StepResult | None = None
+        self._norms: list[torch.Tensor] = []
+        self._step_seconds: list[float] = []  # as the host sees them, which waits for the device
         self._learning_rate = 0.0
         self._epoch = 0
         self._skipped = 0
         self._waited = 0.0
         self._elapsed = 0.0
-        self._resumed = time.perf_counter()
+        self._tokens = 0  # of this attempt
+        self._began: float | None = None
+        self._resumed = self._stepped = time.perf_counter()
         # Of every rank, per step: waiting for data and forward passes, which no other rank prolongs.
         self.own_step_seconds: list[float] = []
 
     def add(self, result: StepResult, batch: Batch, learning_rate: float) -> None:
         """Take in one step."""
         self._losses.append(result.loss)
-        self._last = result
+        self._norms.append(result.gradient_norm)
         self._learning_rate = learning_rate
         self._skipped += result.skipped
         self._waited += batch.wait_seconds
         self._epoch = max(self._epoch, batch.epoch)
+        self._tokens += self.scale.tokens_per_step
+        now = time.perf_counter()
+        self._step_seconds.append(now - self._stepped)
+        self._stepped = now
 
     def pause(self) -> float:
         """Stop the clock, as for a validation or a save; return the seconds of steps since it ran."""
@@ -58,7 +68,9 @@ class Meter:
 
     def resume(self) -> None:
         """Let the clock go on."""
-        self._resumed = time.perf_counter()
+        self._resumed = self._stepped = time.perf_counter()
+        if self._began is None:
+            self._began = self._resumed
 
     def report(self, progress: Progress, forward_seconds: float = 0.0) -> dict[str, float]:
         """Return the metrics of the steps since the last report, the same on every rank; begin anew.
@@ -66,43 +78,73 @@ class Meter:
         `forward_seconds` are those of this rank since the last report. Collective. The clock must be
         paused.
         """
-        assert self._last is not None, "a report needs a step"
-        steps = len(self._losses)
-        loss_sum = float(torch.stack(self._losses).sum())
-        loss = summed(self._world, loss_sum)[0] / (steps * self._world.size)
-        elapsed, waited, memory = largest(self._world, self._elapsed, self._waited, self._peak_memory())
-        own = [0.0] * self._world.size
-        own[self._world.rank] = (forward_seconds + self._waited) / steps
-        self.own_step_seconds = summed(self._world, *own)
-        slowest = max(range(self._world.size), key=self.own_step_seconds.__getitem__)
-        scale, tokens_per_s = self.scale, self.scale.tokens_per_step * steps / elapsed
-        metrics = {
-            "train/loss": loss,
-            "optim/lr": self._learning_rate,
-            "optim/grad_norm": float(self._last.gradient_norm),
-            "optim/skipped_steps": float(self._skipped),
-            "perf/tokens_per_s": tokens_per_s,
-            "perf/tokens_per_s_per_gpu": tokens_per_s / self._world.size,
-            "perf/mfu": scale.flops_per_token * tokens_per_s / (scale.peak_flops * self._world.size),
-            "perf/step_s": elapsed / steps,
-            "perf/step_s_max": self.own_step_seconds[slowest],
-            "perf/slowest_rank": float(slowest),
-            "perf/data_wait_s": waited / steps,
-            "perf/data_wait_frac": waited / elapsed,
-            "time/eta_h": (scale.total_steps - progress.step) * elapsed / steps / 3600,
+        assert self._losses, "a report needs a step"
+        ranks = Ranks.gathered(self._world, self._own(forward_seconds))
+        metrics = self._quality(ranks) | self._speed(ranks) | device_metrics(ranks)
+        steps_to_go, seconds = self.scale.total_steps - progress.step, metrics["perf/step_s"]
+        metrics |= {
+            "time/eta_h": steps_to_go * seconds / 3600,
             "time/goodput": progress.productive_seconds / max(1e-9, time.time() - progress.began_at),
             "data/epoch": float(self._epoch),
-            "progress/chinchilla": progress.tokens / (20 * scale.parameters),
+            "progress/chinchilla": progress.tokens / (20 * self.scale.parameters),
+            "total/pflops": self.scale.flops_per_token * progress.tokens / 1e15,
         }
-        if memory:
-            metrics["mem/peak_active_gib"] = memory
-        self._losses, self._elapsed, self._waited = [], 0.0, 0.0
+        self._losses, self._norms, self._step_seconds = [], [], []
+        self._elapsed, self._waited = 0.0, 0.0
         return metrics
 
-    def _peak_memory(self) -> float:
-        """Return the GiB of device memory that tensors took at most since the last report."""
-        if self._world.device.type != "cuda":
-            return 0.0
-        peak = torch.cuda.max_memory_allocated(self._world.device) / _GIB
-        torch.cuda.reset_peak_memory_stats(self._world.device)
-        return peak
+    def _own(self, forward_seconds: float) -> dict[str, float]:
+        """Return what this rank measured since the last report; waits for the device."""
+        steps = len(self._losses)
+        began = self._resumed if self._began is None else self._began
+        return {
+            "loss": float(torch.stack(self._losses).sum()) / steps,
+            "elapsed": self._elapsed,
+            "waited": self._waited,
+            "step": (forward_seconds + self._waited) / steps,
+            "p50": _quantile(self._step_seconds, 0.5),
+            "p95": _quantile(self._step_seconds, 0.95),
+            "since_beginning": time.perf_counter() - began,
+            **self._device.read(),
+        }
+
+    def _quality(self, ranks: Ranks) -> dict[str, float]:
+        norms = [float(norm) for norm in self._norms]
+        finite = [norm for norm in norms if math.isfinite(norm)]
+        limit = self.scale.clip_norm or math.inf
+        return {
+            "train/loss": math.fsum(ranks["loss"]) / self._world.size,
+            "train/loss_max": max(ranks["loss"], key=lambda loss: math.inf if math.isnan(loss) else loss),
+            "optim/lr": self._learning_rate,
+            "optim/grad_norm": norms[-1],
+            "optim/grad_norm_max": max(finite, default=math.nan),
+            "optim/clipped_frac": sum(norm > limit for norm in finite) / len(norms),
+            "optim/skipped_steps": float(self._skipped),
+        }
+
+    def _speed(self, ranks: Ranks) -> dict[str, float]:
+        scale, size, steps = self.scale, self._world.size, len(self._losses)
+        elapsed, waited = ranks.largest("elapsed"), ranks.largest("waited")
+        tokens_per_s = scale.tokens_per_step * steps / elapsed
+        self.own_step_seconds = ranks["step"]
+        return {
+            "perf/tokens_per_s": tokens_per_s,
+            "perf/tokens_per_s_per_gpu": tokens_per_s / size,
+            "perf/tokens_per_s_avg": self._tokens / max(1e-9, ranks.largest("since_beginning")),
+            "perf/mfu": scale.flops_per_token * tokens_per_s / (scale.peak_flops * size),
+            "perf/step_s": elapsed / steps,
+            "perf/step_s_p50": ranks.largest("p50"),
+            "perf/step_s_p95": ranks.largest("p95"),
+            "perf/step_s_max": ranks.largest("step"),
+            "perf/step_s_mean": ranks.mean("step"),
+            "perf/slowest_rank": float(ranks.rank_of_largest("step")),
+            "perf/data_wait_s": waited / steps,
+            "perf/data_wait_s_mean": ranks.mean("waited") / steps,
+            "perf/data_wait_rank": float(ranks.rank_of_largest("waited")),
+            "perf/data_wait_frac": waited / elapsed,
+        }
+
+
+def _quantile(values: list[float], share: float) -> float:
+    """Return the smallest value that at least `share` of the values do not exceed."""
+    return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -2,10 +2,11 @@
 
 import math
 import statistics
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pretrain.watching.spikes import SPIKE_Z, LossHistory
+from pretrain.watching.spikes import SPIKE_Z, WINDOW, LossHistory
 
 # One slow report is an evaluation or a neighbour; three in a row are a trend.
 _IN_A_ROW = 3
@@ -29,6 +30,7 @@ class Watch:
 
     def __init__(self, losses: Iterable[float] = ()):
         self._losses = LossHistory(losses)
+        self._spikes: deque[bool] = deque(maxlen=WINDOW)
         self._speeds: list[float] = []
         self._skipped = 0.0
         self._bad_reports: dict[str, int] = {}
@@ -41,6 +43,8 @@ class Watch:
             loss = float(metrics["train/loss"])
             added["health/loss_z"] = self._losses.z_score(loss)
             found.append(self._loss(step, loss, added["health/loss_z"]))
+            self._spikes.append(added["health/loss_z"] > SPIKE_Z)
+            added["health/spike_score"] = sum(self._spikes) / len(self._spikes)
         if "perf/tokens_per_s" in metrics:
             found.append(self._speed(step, float(metrics["perf/tokens_per_s"])))
         if "perf/data_wait_frac" in metrics:

@@ -17,6 +17,7 @@ from pretrain.engine import StepResult
 from pretrain.health import Health, HealthConfig
 from pretrain.loop import LoopConfig, Run, due, train
 from pretrain.meter import Meter, Scale
+from pretrain.norms import Norms, NormsConfig
 from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.stream.data import Batch
 
@@ -120,6 +121,7 @@ def told(world: World, tmp_path: Path, actors: Actors, *, first: int = 0, **chan
         stop=role,
         sequence_tokens=16,
         startup_seconds=None,
+        norms=Norms(NormsConfig(), world, parameters=[], beta1=0.9),
         health=Health(HealthConfig(compare_every=1000), world, tmp_path),
         ledger=None,
         saved_step=first if first else -1,

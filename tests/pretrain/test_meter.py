@@ -9,7 +9,9 @@ from pretrain.engine import StepResult
 from pretrain.meter import Meter, Scale
 from pretrain.stream.data import Batch
 
-SCALE = Scale(tokens_per_step=1000, total_steps=100, parameters=50, flops_per_token=300.0, peak_flops=1e6)
+SCALE = Scale(
+    tokens_per_step=1000, total_steps=100, parameters=50, flops_per_token=300.0, peak_flops=1e6, clip_norm=2.5
+)
 
 
 @pytest.fixture
@@ -40,12 +42,15 @@ def test_a_report_is_the_mean_loss_and_the_rates_of_the_steps_since_the_last_one
     found = meter.report(Progress(step=40, tokens=40_000))
     assert found["train/loss"] == pytest.approx(4.5)
     assert found["optim/grad_norm"] == 2.0, "the last step's"
+    assert found["optim/grad_norm_max"] == 3.0
+    assert found["optim/clipped_frac"] == 0.5, "only one was above 2.5"
     assert found["optim/lr"] == 1e-3
     assert found["perf/step_s"] == pytest.approx(2.0)
     assert found["perf/tokens_per_s"] == pytest.approx(500.0)
     assert found["perf/mfu"] == pytest.approx(500 * 300 / 1e6)
     assert found["perf/data_wait_s"] == pytest.approx(0.25)
     assert found["perf/data_wait_frac"] == pytest.approx(0.125)
+    assert found["total/pflops"] == pytest.approx(40_000 * 300 / 1e15)
     assert found["time/eta_h"] == pytest.approx(60 * 2 / 3600)
     assert found["progress/chinchilla"] == pytest.approx(40_000 / (20 * 50))
 
@@ -97,3 +102,33 @@ def test_goodput_is_the_share_of_the_runs_life_that_was_training(world: World, c
 def test_a_report_without_a_step_is_a_bug_of_ours(world: World):
     with pytest.raises(AssertionError, match="needs a step"):
         Meter(SCALE, world).report(Progress())
+
+
+def test_percentiles_are_of_single_steps_and_leave_out_what_lies_between(world: World, clock: list[float]):
+    meter = Meter(SCALE, world)
+    meter.resume()
+    for number in range(20):
+        if number == 10:
+            meter.pause()
+            clock[0] += 100.0  # a save
+            meter.resume()
+        clock[0] += 9.0 if number == 7 else 1.0
+        meter.add(result(1.0), batch(), 1e-3)
+    meter.pause()
+    found = meter.report(Progress())
+    assert (found["perf/step_s_p50"], found["perf/step_s_p95"]) == (1.0, 1.0)
+    assert found["perf/step_s"] == pytest.approx(28 / 20)
+    assert found["perf/tokens_per_s"] == pytest.approx(20_000 / 28)
+    assert found["perf/tokens_per_s_avg"] == pytest.approx(20_000 / 128), "the save counts here"
+
+
+def test_a_norm_that_is_not_finite_hides_no_other(world: World, clock: list[float]):
+    meter = Meter(SCALE, world)
+    meter.resume()
+    for norm in (3.0, float("inf"), 1.0):
+        meter.add(result(1.0, norm=norm), batch(), 1e-3)
+        clock[0] += 1.0
+    meter.pause()
+    found = meter.report(Progress())
+    assert found["optim/grad_norm_max"] == 3.0
+    assert found["optim/clipped_frac"] == pytest.approx(1 / 3)

@@ -31,7 +31,7 @@ def test_no_metric_has_two_panels():
 
 @pytest.mark.parametrize("panel", [panel for section in SECTIONS for panel in section.panels])
 def test_a_panel_says_what_it_shows(panel):
-    assert re.fullmatch(r"[a-z]+/[a-z_]+", panel.metric)
+    assert re.fullmatch(r"[a-z]+/[a-z0-9_]+", panel.metric)
     assert panel.title
     assert panel.help.endswith(".")
 
