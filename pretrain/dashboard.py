@@ -24,11 +24,13 @@ Show training runs.
   python -m pretrain.dashboard runs=DIR                        … of every run below a directory
   python -m pretrain.dashboard runs=[RUN_A,RUN_B] port=9000    … of chosen runs
   python -m pretrain.dashboard run_dir=RUN export=page.html    write one self-contained file
-  python -m pretrain.dashboard status runs=DIR [watch=10]      print a line per run [again every 10 s]
-  python -m pretrain.dashboard publish wandb.project=P wandb.entity=E    save the panels as a W&B view
+  python -m pretrain.dashboard status runs=DIR [--watch]       print a line per run [again every 10 s]
+  python -m pretrain.dashboard --publish wandb.project=P wandb.entity=E  save the panels as a W&B view
 
 The page is served on 127.0.0.1 only; from elsewhere: ssh -L 8765:127.0.0.1:8765 HOST
 """
+# What people type; the setting that it stands for comes first, so that a written one wins.
+_FLAGS = {"--watch": "watch=10", "--publish": "publish"}
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
@@ -65,6 +67,14 @@ def main(arguments: list[str]) -> int:
     else:
         print(exported(chosen_runs(config), Path(config.export)))
     return 0
+
+
+def without_flags(arguments: list[str]) -> list[str]:
+    """Return the arguments with `--watch` and `--publish` written as what they stand for."""
+    settings = [_FLAGS[each] for each in arguments if each in _FLAGS]
+    others = [each for each in arguments if each not in _FLAGS]
+    words = [each for each in (*settings, *others) if "=" not in each and not each.startswith("-")]
+    return [*words, *(each for each in (*settings, *others) if each not in words)]
 
 
 def chosen_runs(config: DashboardConfig) -> list[Path]:
@@ -121,4 +131,5 @@ def print_status(config: DashboardConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = without_flags(sys.argv[1:])
     run(main, name="dashboard", config="dashboard", usage=USAGE)

@@ -1,5 +1,6 @@
 """What the dashboard page holds: one HTML text with its data, its scripts and nothing from outside."""
 
+import contextlib
 import json
 import math
 import re
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from conf.exits import UserError
+from pretrain.watching import reference
 from pretrain.watching.metrics_log import RunLog
 from pretrain.watching.panels import SECTIONS
 from pretrain.watching.run_summary import as_json, settings, summary
@@ -47,9 +50,21 @@ def data_text(runs: Sequence[RunLog], *, live: bool) -> str:
         "live": live,
         "made_at": now,
         "sections": [asdict(section) for section in SECTIONS],
+        "references": _references(runs),
         "runs": [_run(run, name, now) for run, name in zip(runs, names, strict=True)],
     }
     return json.dumps(data, allow_nan=False, separators=(",", ":"))
+
+
+def _references(runs: Sequence[RunLog]) -> dict[str, Any]:
+    """Return the published curves that the runs are measured against, by name."""
+    found = {}
+    for name in {settings(run).get("reference") for run in runs} - {None}:
+        with contextlib.suppress(UserError):  # a run of another version, whose reference is not known here
+            published = reference.named(str(name))
+            tokens, losses = zip(*published.curve, strict=True) if published.curve else ((), ())
+            found[name] = {"title": published.title, "tokens": tokens, "loss": losses}
+    return found
 
 
 def _run(run: RunLog, name: str, now: float) -> dict[str, Any]:
@@ -58,6 +73,7 @@ def _run(run: RunLog, name: str, now: float) -> dict[str, Any]:
         "name": name,
         "summary": as_json(summary(run, now)),
         "settings": settings(run),
+        "reference": settings(run).get("reference"),
         "axes": axes,
         "curves": curves,
         "attempts": _attempts(run),

@@ -10,6 +10,7 @@ from pretrain.watching.alerts import AlertChannel
 from pretrain.watching.metrics_log import MetricsLog, last_values
 from pretrain.watching.redaction import redacted
 from pretrain.watching.spikes import WINDOW
+from pretrain.watching.tensorboard_sink import TensorboardSink
 from pretrain.watching.tracker import Mirror, Tracker
 from pretrain.watching.wandb_sink import WandbConfig, WandbThread
 
@@ -18,7 +19,9 @@ __all__ = ["Tracker", "TrackingConfig", "open_tracker"]
 
 @dataclass(frozen=True)
 class TrackingConfig(WandbConfig):
-    """Who hears of a run besides its own record: Weights & Biases."""
+    """Who hears of a run besides its own record: Weights & Biases, TensorBoard."""
+
+    tensorboard: bool = False  # event files in <run_dir>/tensorboard
 
 
 def _print_line(text: str) -> None:
@@ -51,6 +54,8 @@ def open_tracker(
         wandb = WandbThread(config, run_dir, settings=public, attempt=attempt, say=say)
         wandb.start()
         mirrors.append(wandb)
+    if config.tensorboard:
+        mirrors.append(TensorboardSink(run_dir, attempt=attempt, say=say))
     return Tracker(
         record, mirrors, say=say, losses=losses, finish_timeout_seconds=config.finish_timeout_seconds
     )

@@ -20,9 +20,10 @@ function makeCard({ metric, title, unit, help }) {
   const top = element("div", { class: "top" }, element("span", { class: "name", text: title }));
   if (unit) top.append(element("span", { class: "unit", text: unit }));
   if (help) top.append(element("span", { class: "help", text: "?", title: `${metric}\n${help}` }));
-  top.append(values);
+  const note = element("span", { class: "note" });
+  top.append(note, values);
   const root = element("article", { class: "card panel", "data-metric": metric }, top, plot);
-  const card = { metric, unit, root, plot, values, cursor, stale: true, seen: false, curves: [] };
+  const card = { metric, unit, root, plot, values, note, cursor, stale: true, seen: false, curves: [] };
   plot.addEventListener("mousemove", (event) => pointAt(card, event));
   plot.addEventListener("mouseleave", () => showCursor(null));
   cards.set(metric, card);
@@ -84,13 +85,27 @@ function layout(card, range, values) {
   };
 }
 
+// Published curves, dashed, once for each way in which a shown run lays its tokens along the axis.
+function referenceCurves(card, runs) {
+  if (card.metric !== "val/loss") return [];
+  const found = new Map();
+  for (const run of runs) {
+    const published = data.references[run.reference], { x, y } = published ? referencePoints(run, published, state.axis) : { x: [] };
+    if (x.length) found.set(`${run.reference} ${x[0]} ${x.at(-1)}`, { title: published.title, x, y });
+  }
+  return [...found.values()];
+}
+
 function draw(card) {
   const runs = shownRuns().filter((run) => run.curves[card.metric]), range = state.range ?? wholeRange(shownRuns(), state.axis);
   card.curves = runs.map((run) => ({ run, ...points(run, card.metric, state.axis) }));
+  const published = referenceCurves(card, runs);
+  card.note.textContent = [...new Set(published.map(({ title }) => title))].join("; ");
   card.log = state.log && !card.curves.some(({ y, low }) => (low ?? y).some((value) => value < 0));
-  const values = valueRange(card.curves, range, card.log, !state.range) ?? valueRange(card.curves, range, false, !state.range) ?? [0, 1];
+  const inSight = [...card.curves, ...published], values = valueRange(inSight, range, card.log, !state.range) ?? valueRange(inSight, range, false, !state.range) ?? [0, 1];
   const first = !card.plot.classList.contains("js-plotly-plot");
-  Plotly.react(card.plot, card.curves.flatMap((curve) => traces(curve, curve.run, card)), layout(card, range, values), { displayModeBar: false, doubleClick: false, showTips: false });
+  const dashed = published.map(({ x, y }) => ({ type: "scatter", mode: "lines", hoverinfo: "skip", x, y, line: { color: style("--dim"), width: 1.5, dash: "5px,4px" } }));
+  Plotly.react(card.plot, [...dashed, ...card.curves.flatMap((curve) => traces(curve, curve.run, card))], layout(card, range, values), { displayModeBar: false, doubleClick: false, showTips: false });
   if (first) {
     card.plot.append(card.cursor);
     card.plot.on("plotly_relayout", (change) => {

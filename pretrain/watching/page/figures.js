@@ -20,12 +20,18 @@ function tiles(run) {
     tile("Step", whole(summary.step), "", summary.total_steps ? `of ${whole(summary.total_steps)}` : "", bar),
     tile("Tokens", number(figure("tokens")), note(epoch, `epoch ${number(epoch, 3)}`)),
     tile("Training loss", note(loss, loss?.toFixed(3)) || MISSING, note(loss, `perplexity ${number(Math.exp(loss), 3)}`)),
-    tile("Validation loss", note(check, check?.toFixed(3)) || MISSING, note(check, `perplexity ${number(Math.exp(check), 3)}`)),
+    tile("Validation loss", note(check, check?.toFixed(3)) || MISSING, note(check, distance(figure("val/loss_behind")) || `perplexity ${number(Math.exp(check), 3)}`)),
     tile("Tokens per second", number(figure("perf/tokens_per_s")), note(one, `${number(one)} per GPU`)),
     tile("MFU", percent(figure("perf/mfu")), note(waiting, `data wait ${percent(waiting)}`)),
     tile("Goodput", percent(figure("time/goodput")), summary.wall_seconds > 0 ? `of ${duration(summary.wall_seconds)}` : ""),
     tile(ended ? "Took" : "Time to go", ended ? duration(summary.wall_seconds) : eta === null ? MISSING : duration(eta * 3600),
       summary.attempts > 1 ? `${summary.attempts} attempts` : "1 attempt"));
+}
+
+// How far a validation loss is from the published one at the same number of tokens; "" if there is none.
+function distance(behind) {
+  if (behind === null) return "";
+  return Math.abs(behind) < 5e-4 ? "as the reference" : `${Math.abs(behind).toFixed(3)} ${behind > 0 ? "behind" : "ahead of"} the reference`;
 }
 
 function pill({ state: word, detail }, short = false) {

@@ -13,12 +13,21 @@ function wanted(panel) {
   return !text || panel.metric.toLowerCase().includes(text) || panel.title.toLowerCase().includes(text);
 }
 
+const SOURCE = "val/loss/";
+const inNaturalOrder = (one, other) => one.localeCompare(other, "en", { numeric: true });
+
 // The table's sections, then every metric that no section names; only what some shown run has logged.
 function sections() {
   const logged = new Set(shownRuns().flatMap((run) => Object.keys(run.curves)));
   const named = new Set(data.sections.flatMap((section) => section.panels.map((panel) => panel.metric)));
-  const rest = [...logged].filter((metric) => !named.has(metric)).sort().map((metric) => ({ metric, title: metric, unit: "", help: "" }));
-  return [...data.sections, { title: "More", panels: rest }]
+  const rest = [...logged].filter((metric) => !named.has(metric)).sort(inNaturalOrder);
+  const group = (title, fits, panel) => ({ title, panels: rest.filter(fits).map((metric) => ({ metric, unit: "", help: "", ...panel(metric) })) });
+  const isSource = (metric) => metric.startsWith(SOURCE), isLayer = (metric) => metric.startsWith("layers/"), isScore = (metric) => metric.startsWith("eval/");
+  return [...data.sections,
+    group("Scores", isScore, (metric) => ({ title: metric.slice(5) })),
+    group("Validation loss by source", isSource, (metric) => ({ title: metric.slice(SOURCE.length), unit: "nats/token" })),
+    group("Layers", isLayer, (metric) => ({ title: metric.slice(7) })),
+    group("More", (metric) => !isSource(metric) && !isLayer(metric) && !isScore(metric), (metric) => ({ title: metric }))]
     .map(({ title, panels }) => ({ title, panels: panels.filter((panel) => logged.has(panel.metric) && wanted(panel)) }))
     .filter(({ panels }) => panels.length);
 }

@@ -55,6 +55,17 @@ function placeOfStep(run, step, axis) {
   return steps.length ? run.axes[axis][nearest(steps, step)] : null;
 }
 
+// A published curve on the chosen axis of a run: its tokens, the run's steps for them, or when the run saw them.
+function referencePoints(run, { tokens, loss }, axis) {
+  const perStep = Number(run.settings["batch.tokens"]), seen = run.axes.tokens, found = { x: [], y: [] };
+  tokens.forEach((count, i) => {
+    const place = nearest(seen, count), hour = seen.length && count >= seen[0] && count <= seen.at(-1) ? run.axes.hours[place] : null;
+    const x = { tokens: count, step: perStep > 0 ? count / perStep : null, hours: hour }[axis];
+    if (x !== null) { found.x.push(x); found.y.push(loss[i]); }
+  });
+  return found;
+}
+
 // [lowest, highest] x over the runs; one that holds a single point is widened.
 function wholeRange(runs, axis) {
   let from = Infinity, to = -Infinity;

@@ -101,6 +101,22 @@ def test_the_controls_change_what_is_drawn(browser: Browser, tmp_path: Path):
     assert browser.complaints == []
 
 
+def test_the_published_curve_is_drawn_on_every_axis(browser: Browser, tmp_path: Path):
+    settings = {"reference": "gpt2_124m_fineweb", "batch": {"tokens": 524288}}
+    browser.open(exported([make_run(tmp_path / "a", settings=settings)], tmp_path / "page.html").as_uri())
+    browser.wait_for(DRAWN)
+    dashed = "cards.get('val/loss').plot.data.filter((trace) => trace.line.dash).map(({ x, y }) => [x, y])[0]"
+    steps, losses = browser.value(dashed)
+    assert dict(zip(steps, losses, strict=True))[1000] == 4.3170
+    browser.value("document.querySelector('[data-axis=tokens]').click()")
+    assert browser.value(dashed)[0][0] == 250 * 524288
+    browser.value("document.querySelector('[data-axis=hours]').click()")
+    assert all(0 < hour < 0.2 for hour in browser.value(dashed)[0])
+    assert "llm.c, GPT-2 124M on FineWeb" in text_of(browser, "[data-metric='val/loss']")
+    assert browser.value("cards.get('train/loss').plot.data.filter((trace) => trace.line.dash).length") == 0
+    assert browser.complaints == []
+
+
 def test_attempts_are_marked(browser: Browser, tmp_path: Path):
     browser.open(exported([make_run(tmp_path / "a", crash_at=450)], tmp_path / "page.html").as_uri())
     browser.wait_for(DRAWN)

@@ -8,7 +8,7 @@ from made_runs import make_run
 
 from conf.exits import ConfigError
 from pretrain import dashboard
-from pretrain.dashboard import main
+from pretrain.dashboard import main, without_flags
 from pretrain.watching.metrics_log import MetricsLog, read_run
 from pretrain.watching.run_status import status_lines
 
@@ -68,3 +68,18 @@ def test_a_line_is_ready_at_once_for_a_long_run(tmp_path: Path):
     start = time.perf_counter()
     status_lines([run])
     assert time.perf_counter() - start < 0.5
+
+
+def test_a_flag_is_a_setting_that_a_written_one_overrules():
+    assert without_flags(["status", "runs=R", "--watch"]) == ["status", "watch=10", "runs=R"]
+    assert without_flags(["status", "--watch", "watch=3"]) == ["status", "watch=10", "watch=3"]
+    assert without_flags(["wandb.project=P", "--publish"]) == ["publish", "wandb.project=P"]
+    assert without_flags(["--help"]) == ["--help"]
+
+
+def test_the_distance_from_the_reference_is_told(tmp_path: Path):
+    log = MetricsLog(tmp_path, attempt=0, say=print)
+    log.write({"step": 1, "tokens": 1, "val/loss": 3.5, "val/loss_behind": 0.0123})
+    log.close()
+    head, line = status_lines([read_run(tmp_path)])
+    assert line[head.index("behind") :].startswith("+0.012")
