@@ -11,17 +11,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf import compose, leaves, override_key, typed
 from conf.exits import ConfigError, DatasetError, NoCheckpointError, RefusedError
+from pretrain import imported
 from pretrain.config import TrainConfig, is_free
+from pretrain.model import GPTConfig
 from pretrain.storage import durable
 
 CONFIG = "config.yaml"
 IDENTITY = "run.json"
 _MOST_BYTES = 1 << 20
+# Of a model: what its weights decide. Dropout is the run's own.
+_SHAPE = ("layers", "heads", "channels", "context", "vocabulary", "padded_vocabulary")
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,17 @@ def settled(overrides: Sequence[str]) -> DictConfig:
     if OmegaConf.is_missing(composed, "run_dir"):
         raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
     frozen = Path(str(composed.run_dir)) / CONFIG
+    given = {override_key(each) for each in overrides}
+    if composed.init_from is not None:
+        # Absolute, because the next attempt may start in another directory.
+        composed.init_from = str(Path(str(composed.init_from)).resolve())
     if not frozen.exists():
+        if composed.init_from is not None:
+            _take_shape(composed, asdict(_initial_shape(Path(composed.init_from))), given)
         return composed
     saved = _load(frozen)
-    given = {override_key(each) for each in overrides}
+    if composed.init_from is not None and composed.init_from == saved.get("init_from"):
+        _take_shape(composed, OmegaConf.to_container(saved.model), given)
     if not all(is_free(key) for key in given):
         _compare(saved, composed, composed.run_dir)
         return composed
@@ -89,9 +101,14 @@ def freeze(raw: DictConfig, run_dir: Path, dataset_fingerprint: str) -> Identity
     return identity
 
 
+def is_run(folder: Path) -> bool:
+    """Say whether a run has begun in `folder`."""
+    return (folder / CONFIG).exists() and (folder / IDENTITY).exists()
+
+
 def begun(run_dir: Path) -> tuple[TrainConfig, Identity]:
     """Return the settings and the identity of a run that has begun; ConfigError if none has."""
-    if not (run_dir / CONFIG).exists() or not (run_dir / IDENTITY).exists():
+    if not is_run(run_dir):
         raise ConfigError(
             f"{run_dir} is not a run directory (no {CONFIG}); give the run_dir of pretrain.train"
         )
@@ -111,6 +128,22 @@ def config_sha256(raw: DictConfig) -> str:
     """Return the hash of every setting on which the weights depend."""
     fixed = {key: value for key, value in leaves(raw) if not is_free(key)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _initial_shape(source: Path) -> GPTConfig:
+    """Return the shape of the model that a run begins with: that of a run, or of a Hugging Face folder."""
+    return begun(source)[0].model if is_run(source) else imported.shape(source)
+
+
+def _take_shape(composed: DictConfig, shape: Any, given: set[str]) -> None:
+    """Set the model's sizes to `shape`. Raises ConfigError if the command line asks for another."""
+    for name in _SHAPE:
+        if f"model.{name}" in given and composed.model[name] != shape[name]:
+            raise ConfigError(
+                f"model.{name}={composed.model[name]}, but init_from={composed.init_from} has {shape[name]}; "
+                f"leave model.{name} out"
+            )
+        composed.model[name] = shape[name]
 
 
 def _load(path: Path) -> DictConfig:

@@ -1,46 +1,77 @@
-"""Let a run's newest checkpoint go on from a prompt.
+"""Let a trained model go on from a prompt.
 
-python -m pretrain.sample run_dir=RUN prompt="import os" [tokens=100] [temperature=0.8] [top_k=50]
-                          [seed=0] [samples=1]
+python -m pretrain.sample run_dir=RUN prompt="import os" [tokens=100] [temperature=0.8] [top_k=50] [top_p=0.9]
+                          [seed=0] [samples=1] [stop=['END']] [prompts_file=FILE]
+python -m pretrain.sample hf=FOLDER form=translate examples=['cheese => fromage'] prompt=bread
 
 The prompt is taken as it stands: no character in it has a meaning of its own.
 """
 
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from conf import compose, typed
 from conf.command import run as run_command
-from data_prep.tokenizer import load_tokenizer
+from conf.exits import ConfigError
+from data_prep.tokenizer import Tokenizer, load_tokenizer
 from pretrain import trained
+from pretrain.generation import Drawing, Stop, drawn_tokens, generators
+from pretrain.key_value_cache import KeyValueCache
 from pretrain.model import GPT
+from pretrain.prompts import FORMS, asked
+
+_STREAM = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Which run, and how its words are drawn."""
+    """Which model, and how its words are drawn."""
 
-    run_dir: str
+    run_dir: str | None = None
+    hf: str | None = None
+    checkpoint: str = "newest"
     prompt: str = ""
-    tokens: int = 100  # at most; an end-of-text ends a sample before
-    temperature: float = 0.8  # 0 takes the most probable token
-    top_k: int | None = 50  # None considers all
+    prompts_file: str | None = None
+    form: str | None = None
+    examples: list[str] = field(default_factory=list)
+    tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    stop: list[str] = field(default_factory=list)
     seed: int = 0
     samples: int = 1
+    stream: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.temperature >= 0:
-            raise ValueError(
-                f"temperature {self.temperature} is not 0 or more; 0 takes the most probable token"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, or null for all, not {self.top_k}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed {self.seed} is not in [0, 2**31)")
+        if self.form is not None and self.form not in FORMS:
+            raise ValueError(f"form '{self.form}' is not one of: {', '.join(FORMS)}; null takes the prompt")
+        if self.stream not in _STREAM:
+            raise ValueError(f"stream '{self.stream}' is not one of: {', '.join(_STREAM)}")
+        _ = self.drawing
+
+    @property
+    def drawing(self) -> Drawing:
+        """Return how tokens are drawn: as the form does it, but for what is given."""
+        drawing = FORMS[self.form].drawing if self.form else Drawing()
+        names = ("tokens", "temperature", "top_k", "top_p")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if given.get("top_k") == 0:
+            given["top_k"] = None
+        return replace(drawing, **given)
+
+    @property
+    def stops(self) -> list[str]:
+        """Return the words before which a sample ends."""
+        return [*self.stop, *(FORMS[self.form].stop if self.form else ())]
 
 
 def main(overrides: list[str]) -> None:
@@ -50,42 +81,78 @@ def main(overrides: list[str]) -> None:
     others = [each for each in overrides if not each.startswith("prompt=")]
     config = replace(typed(SampleConfig, compose("sample", others)), prompt="".join(prompts[-1:]))
     tokenizer = load_tokenizer()
-    run = trained.load(Path(config.run_dir))
-    # Every training document follows an end-of-text, so a prompt is the beginning of a document.
-    prompt = [tokenizer.end_of_text, *tokenizer.encode(config.prompt)]
-    generator = torch.Generator(run.device).manual_seed(config.seed)
-    for number in range(config.samples):
-        if number:
-            print("---")
-        ids = completed(run.model, prompt, config, end_of_text=tokenizer.end_of_text, generator=generator)
-        print(tokenizer.decode(ids[1:]))
+    model, _ = trained.chosen(run_dir=config.run_dir, hf=config.hf, checkpoint=config.checkpoint)
+    between = ""
+    for prompt in _prompts(config):
+        text = asked(config.form, prompt, config.examples)
+        if _streams(config):
+            print(between + text, end="", flush=True)
+            for part in streamed(model, text, config, tokenizer):
+                print(part, end="", flush=True)
+            print()
+        else:
+            for sample in samples(model, text, config, tokenizer):
+                print(between + text + sample)
+                between = "---\n"
+        between = "---\n"
 
 
-@torch.inference_mode()
-def completed(
-    model: GPT, prompt: list[int], config: SampleConfig, *, end_of_text: int, generator: torch.Generator
-) -> list[int]:
-    """Return the prompt's tokens and those drawn after it, without the end-of-text that stopped it."""
-    ids = list(prompt)
-    device = model.wte.weight.device
-    for _ in range(config.tokens):
-        window = torch.tensor([ids[-model.config.context :]], device=device)  # (1, T)
-        drawn = next_token(model.logits(window)[0, -1].float(), config, generator)
-        if drawn == end_of_text:
+def samples(model: GPT, prompt: str, config: SampleConfig, tokenizer: Tokenizer) -> list[str]:
+    """Return what the model writes after the prompt, `config.samples` times."""
+    texts = [Stop(config.stops, tokenizer.decode, tokenizer.end_of_text) for _ in range(config.samples)]
+    for tokens in _drawn(model, prompt, config, tokenizer):
+        for text, token in zip(texts, tokens, strict=True):
+            text.add(token)
+        if all(text.ended for text in texts):
             break
-        ids.append(drawn)
-    return ids
+    return [text.text for text in texts]
 
 
-def next_token(logits: Tensor, config: SampleConfig, generator: torch.Generator) -> int:
-    """Return one token drawn from logits (V,), sharpened by temperature and cut to the top k."""
-    if config.temperature == 0:
-        return int(logits.argmax())
-    logits = logits / config.temperature
-    if config.top_k is not None and config.top_k < len(logits):
-        least = logits.topk(config.top_k).values[-1]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
+def streamed(model: GPT, prompt: str, config: SampleConfig, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield a single sample in the parts in which it becomes certain; joined they are `samples(…)[0]`."""
+    text, shown = Stop(config.stops, tokenizer.decode, tokenizer.end_of_text), 0
+    for (token,) in _drawn(model, prompt, replace(config, samples=1), tokenizer):
+        text.add(token)
+        settled = text.settled
+        yield settled[shown:]
+        shown = max(shown, len(settled))
+        if text.ended:
+            break
+    yield text.text[shown:]
+
+
+def _drawn(model: GPT, prompt: str, config: SampleConfig, tokenizer: Tokenizer) -> Iterator[list[int]]:
+    device = model.wte.weight.device
+
+    def logits(inputs: Tensor, cache: KeyValueCache) -> Tensor:
+        return model.logits(inputs.to(device), cache)
+
+    # Every training document follows an end-of-text, so a prompt is the beginning of a document.
+    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    return drawn_tokens(logits, model.config, ids, config.drawing, generators(config.seed, config.samples))
+
+
+def _prompts(config: SampleConfig) -> list[str]:
+    if config.prompts_file is None:
+        return [config.prompt]
+    if config.prompt:
+        raise ConfigError("prompt and prompts_file are both given; leave one out")
+    try:
+        lines = Path(config.prompts_file).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"prompts_file {config.prompts_file} cannot be read ({error}); give a text file"
+        ) from error
+    prompts = [line.replace("\\n", "\n") for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigError(f"prompts_file {config.prompts_file} holds no prompt; write one on each line")
+    return prompts
+
+
+def _streams(config: SampleConfig) -> bool:
+    if config.samples > 1 or config.stream == "never":
+        return False
+    return config.stream == "always" or sys.stdout.isatty()
 
 
 if __name__ == "__main__":

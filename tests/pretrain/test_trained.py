@@ -46,3 +46,17 @@ def test_a_run_whose_every_checkpoint_is_damaged_is_refused(tiny_run: Path, tmp_
         file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(NoCheckpointError):
         trained.load(copy)
+
+
+def test_a_step_can_be_named_and_one_that_is_not_there_is_told_with_those_that_are(tiny_run: Path):
+    assert trained.load(tiny_run, "15").step == 15
+    with pytest.raises(NoCheckpointError, match="no checkpoint of step 3; it holds those of 20, 15"):
+        trained.load(tiny_run, "3")
+    with pytest.raises(ConfigError, match="not newest, best or a step"):
+        trained.load(tiny_run, "oldest")
+
+
+def test_a_run_and_a_folder_together_are_one_too_many(tiny_run: Path):
+    for given in ({"run_dir": None, "hf": None}, {"run_dir": str(tiny_run), "hf": "x"}):
+        with pytest.raises(ConfigError, match="give run_dir=RUN, or hf=FOLDER"):
+            trained.chosen(**given, checkpoint="newest")
