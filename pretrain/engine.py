@@ -17,6 +17,7 @@ from pretrain import fragments
 from pretrain.batch import BatchPlan
 from pretrain.distributed import World
 from pretrain.fragments import Fragment
+from pretrain.key_value_cache import KeyValueCache
 from pretrain.optim import AdamWConfig, adamw
 from pretrain.stopwatch import Stopwatch
 
@@ -175,6 +176,23 @@ class Engine:
         """Return the summed cross-entropy of int64 (B, T) `targets` in nats; see GPT.forward."""
         self._engine.eval()
         return self._engine(inputs, targets, reduction="sum")
+
+    @torch.no_grad()
+    def token_scores(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return (B, T, 2) of int64 (B, T): what each target costs, and whether it was the guess.
+
+        Shapes change from call to call, so it is never compiled.
+        """
+        self._engine.eval()
+        with torch.compiler.set_stance("force_eager"):
+            return self._engine(inputs, targets, reduction="none")
+
+    @torch.no_grad()
+    def next_logits(self, inputs: Tensor, cache: KeyValueCache) -> Tensor:
+        """Return the logits (B, 1, V) after int64 (B, T) that go on where `cache` ends; see GPT.logits."""
+        self._engine.eval()
+        with torch.compiler.set_stance("force_eager"):
+            return self._engine(inputs.to(self._world.device), cache=cache)
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield live views of what this rank must save; of all ranks together they are everything."""

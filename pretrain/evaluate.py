@@ -1,14 +1,18 @@
-"""Measure the loss of a run's newest checkpoint on a fixed set of tokens.
+"""Measure what a trained model knows: the loss on a fixed set of tokens, and benchmarks.
 
-python -m pretrain.evaluate run_dir=RUN [index=OTHER/index.json] [split=train] [tokens=N]
+python -m pretrain.evaluate run_dir=RUN [index=OTHER/index.json] [split=train] [tokens=N] [checkpoint=best]
+python -m pretrain.evaluate run_dir=RUN tasks=[wikitext103,lambada,hellaswag] [few_shot=5] [limit=1000]
+python -m pretrain.evaluate hf=FOLDER tasks=[text] files={text:FILE} [stride=256]
+torchrun --nproc-per-node 8 -m pretrain.evaluate …    shares the work among 8 GPUs
 
-The sequences are those that training validates on: the first of the split. The last line printed
-names the step, the tokens and the loss.
+The sequences of a data set are those that training validates on: the first of the split. A run keeps
+its scores in RUN/evaluations.jsonl. Tasks and their files: docs/evaluation.md.
 """
 
+import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,74 +22,134 @@ from conf import compose, typed
 from conf.command import run as run_command
 from conf.exits import DatasetError
 from data_prep.shards import read_index
+from data_prep.tokenizer import load_tokenizer
 from pretrain import trained
-from pretrain.distributed import joined
+from pretrain.distributed import World, joined
+from pretrain.evaluation.likelihood import TokenScores
+from pretrain.evaluation.suite import SIZES, EvaluationConfig, Suite
+from pretrain.generation import NextLogits
+from pretrain.key_value_cache import KeyValueCache
+from pretrain.model import GPT
 from pretrain.stream.data import Sequences
-from pretrain.trained import Trained
+from pretrain.trained import EVALUATIONS, Trained
 from pretrain.validation import Validation, ValidationConfig
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Which run, and on what."""
+    """Which model, and on what."""
 
-    run_dir: str
+    run_dir: str | None = None
+    hf: str | None = None
+    checkpoint: str = "newest"
     index: str | None = None  # None: the run's own data set
     split: str = "validation"
     tokens: int | None = None  # None: as many as the run validates on
+    tasks: list[str] = field(default_factory=list)
+    files: dict[str, str] | None = None
+    limit: int | None = None
+    few_shot: int = 0
+    shots: dict[str, str] | None = None
+    stride: int | None = None
+    prompts: list[str] = field(default_factory=list)
+    sample_tokens: int = 64
     micro_sequences: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "micro_sequences"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.tokens is not None and self.tokens < 1:
+            raise ValueError(f"tokens must be at least 1, not {self.tokens}")
+        _ = self.benchmarks
+        if self.hf and not (self.index or self.tasks or self.prompts):
+            raise ValueError("hf=FOLDER has no data set of its own; add tasks=[…], or index=DIR/index.json")
+
+    @property
+    def benchmarks(self) -> EvaluationConfig:
+        """Return the part that a run's `evaluation:` has, too."""
+        names = ("tasks", "files", "limit", "few_shot", "shots", "stride", "prompts", "sample_tokens")
+        shared = {name: getattr(self, name) for name in (*names, "micro_sequences")}
+        return EvaluationConfig(**shared)
 
 
 def main(overrides: list[str]) -> None:
-    """Print the loss."""
+    """Print the scores, a line for each, and record a run's."""
     config = typed(EvaluateConfig, compose("evaluate", overrides))
-    run = trained.load(Path(config.run_dir))
-    metrics, tokens = evaluated(run, config)
-    print(
-        f"{config.run_dir} step={run.step} {config.split}: loss={metrics['loss']:.4f} "
-        f"perplexity={metrics['perplexity']:.2f} over {tokens:,} tokens"
-    )
+    with joined() as world, torch.no_grad():
+        model, run = trained.chosen(run_dir=config.run_dir, hf=config.hf, checkpoint=config.checkpoint)
+        precision = "fp32" if run is None else run.config.precision
+        with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=precision != "fp32"):
+            suite = Suite(config.benchmarks, world, model.config, load_tokenizer())
+            scores: dict[str, dict[str, float]] = {}
+            if config.index or run:
+                scores[config.split] = _on_data_set(model, run, config, world)
+                _say(config, run, world, config.split, scores[config.split])
+            for name in suite.names:
+                scores[name] = suite.scores(name, _token_scores(model))
+                _say(config, run, world, name, scores[name])
+            for prompt, text in suite.samples(_next_logits(model)):
+                if world.primary:
+                    print(f"--- {prompt}{text}")
+        if run and world.primary:
+            _record(Path(str(config.run_dir)), run, config, scores)
 
 
-def evaluated(run: Trained, config: EvaluateConfig) -> tuple[dict[str, float], int]:
-    """Return the loss in nats per token and the perplexity, and over how many tokens they were taken.
+def _on_data_set(model: GPT, run: Trained | None, config: EvaluateConfig, world: World) -> dict[str, float]:
+    """Return loss in nats per token, perplexity and bits per byte on a split.
 
     Raises DatasetError if the split is absent or holds no whole sequence.
     """
-    index = read_index(config.index or run.config.data.index)
-    length = run.config.data.sequence_tokens
+    index = read_index(config.index or str(run.config.data.index if run else ""))
+    length = run.config.data.sequence_tokens if run else model.config.context
     sequences = Sequences(index, config.split, length, cached_blocks=2)
     if not len(sequences):
         raise DatasetError(
             f"{index.directory}: the split '{config.split}' holds no whole sequence of {length} tokens; "
             "evaluate another split, or prepare with a larger validation.fraction"
         )
-    size = ValidationConfig(
-        tokens=config.tokens or run.config.validation.tokens, micro_sequences=config.micro_sequences
-    )
+    most = config.tokens or (run.config.validation if run else ValidationConfig()).tokens
+    size = ValidationConfig(tokens=most, micro_sequences=config.micro_sequences)
     validation = Validation(sequences, size, length)
-    with joined() as world, torch.no_grad(), _precision(run):
-        loss = validation.loss(_summed_by(run), world)
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}, validation.tokens
+    loss = validation.loss(lambda inputs, targets: model(inputs, targets, reduction="sum"), world)
+    return {
+        "loss": loss,
+        "ppl": math.exp(min(loss, 700.0)),
+        "bpb": validation.bits_per_byte(loss),
+        "tokens": float(validation.tokens),
+    }
 
 
-def _summed_by(run: Trained) -> Callable[[Tensor, Tensor], Tensor]:
-    def loss_sum(inputs: Tensor, targets: Tensor) -> Tensor:
-        return run.model(inputs, targets, reduction="sum")
+def _token_scores(model: GPT) -> TokenScores:
+    def scores(inputs: Tensor, targets: Tensor) -> Tensor:
+        return model(inputs, targets, reduction="none")
 
-    return loss_sum
+    return scores
 
 
-def _precision(run: Trained) -> torch.autocast:
-    """Return the arithmetic that the run trains with; the weights are fp32 in any case."""
-    enabled = run.config.precision != "fp32"
-    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=enabled)
+def _next_logits(model: GPT) -> NextLogits:
+    def logits(inputs: Tensor, cache: KeyValueCache) -> Tensor:
+        return model.logits(inputs.to(model.wte.weight.device), cache)
+
+    return logits
+
+
+def _say(
+    config: EvaluateConfig, run: Trained | None, world: World, name: str, scores: dict[str, float]
+) -> None:
+    if not world.primary:
+        return
+    where = f"{config.run_dir} step={run.step}" if run else str(config.hf)
+    said = " ".join(f"{key}={value:.4f}" for key, value in scores.items() if key not in SIZES)
+    size = " and ".join(f"{int(scores[key]):,} {key}" for key in SIZES if key in scores)
+    shots = f" {config.few_shot}-shot" if config.few_shot and "examples" in scores else ""
+    print(f"{where} {name}{shots}: {said} over {size}", flush=True)
+
+
+def _record(run_dir: Path, run: Trained, config: EvaluateConfig, scores: dict[str, dict[str, float]]) -> None:
+    """Add the scores to the run's evaluations, one line for each task."""
+    with (run_dir / EVALUATIONS).open("a") as file:
+        for name, each in scores.items():
+            asked = {"few_shot": config.few_shot, "limit": config.limit, "stride": config.stride}
+            row = {"time": round(time.time()), "step": run.step, "task": name, **asked, "scores": each}
+            file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

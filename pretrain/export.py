@@ -1,6 +1,6 @@
 """Write a run's newest checkpoint as a Hugging Face folder: a GPT2LMHeadModel with equal logits.
 
-python -m pretrain.export run_dir=RUN output=FOLDER
+python -m pretrain.export run_dir=RUN output=FOLDER [checkpoint=best]
 
 The folder holds the weights (safetensors, fp32), the model's and the tokenizer's configuration, the
 vocabulary, and a model card that says where they come from. transformers is not needed to write it.
@@ -19,9 +19,10 @@ from conf.exits import RefusedError
 from data_prep.tokenizer import END_OF_TEXT
 from data_prep.vocabulary import published_files
 from pretrain import trained
+from pretrain.evaluation.suite import SIZES
 from pretrain.model import GPT, GPTConfig, hugging_face_names, parameter_count
-from pretrain.trained import Trained
-from pretrain.watching.metrics_log import last_values
+from pretrain.trained import EVALUATIONS, Trained
+from pretrain.watching.metrics_log import FILE_NAME, read_run
 
 WEIGHTS = "model.safetensors"
 
@@ -32,6 +33,7 @@ class ExportConfig:
 
     run_dir: str
     output: str
+    checkpoint: str = "newest"
 
 
 def main(overrides: list[str]) -> None:
@@ -40,7 +42,7 @@ def main(overrides: list[str]) -> None:
     output = Path(config.output)
     if output.exists() and not output.is_dir():
         raise RefusedError(f"{output} is a file; choose an empty folder, or a new one")
-    run = trained.load(Path(config.run_dir))
+    run = trained.load(Path(config.run_dir), config.checkpoint)
     texts = text_files(run, Path(config.run_dir))
     unfinished = output / f"{WEIGHTS}.tmp"
     ours = {*texts, WEIGHTS, unfinished.name}
@@ -118,8 +120,7 @@ def hugging_face_config(config: GPTConfig) -> dict[str, object]:
 
 
 def _model_card(run: Trained, run_dir: Path) -> str:
-    losses = last_values(run_dir, "val/loss", 1)
-    validation = f"{losses[-1]:.4f} nats per token" if losses else "not measured"
+    begun_from = f"| began with the weights of | {run.config.init_from} |\n" if run.config.init_from else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -132,8 +133,39 @@ pipeline_tag: text-generation
 | step | {run.step:,} of {run.config.steps:,} |
 | tokens seen | {run.tokens:,} |
 | data set fingerprint | {run.identity.dataset_fingerprint} |
-| last validation loss | {validation} |
+| validation loss at this step | {_validation_loss(run, run_dir)} |
+{begun_from}
+## Scores
+
+{_scores(run, run_dir)}
 """
+
+
+def _validation_loss(run: Trained, run_dir: Path) -> str:
+    if not (run_dir / FILE_NAME).exists():
+        return "not measured"
+    losses = [
+        row["val/loss"] for row in read_run(run_dir).rows() if row["step"] == run.step and "val/loss" in row
+    ]
+    return f"{losses[-1]:.4f} nats per token" if losses else "not measured"
+
+
+def _scores(run: Trained, run_dir: Path) -> str:
+    """Return a table of what evaluate has found for this step; of equal questions the last counts."""
+    path = run_dir / EVALUATIONS
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = {}
+    for row in (json.loads(line) for line in lines):
+        if row["step"] == run.step:
+            found[row["task"], row["few_shot"], row["limit"], row["stride"]] = row["scores"]
+    if not found:
+        return f"None yet; `python -m pretrain.evaluate run_dir={run_dir} tasks=[…]` takes them."
+    table = ["| task | few-shot | limit | scores |", "|---|---|---|---|"]
+    for (task, few_shot, limit, _), scores in found.items():
+        told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name not in SIZES)
+        size = ", ".join(f"{int(scores[name]):,} {name}" for name in SIZES if name in scores)
+        table.append(f"| {task} | {few_shot} | {limit or 'none'} | {told} ({size}) |")
+    return "\n".join(table)
 
 
 def _json(content: dict[str, object]) -> bytes:

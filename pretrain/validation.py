@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.tokenizer import load_tokenizer
 from pretrain.cross_entropy import IGNORED
 from pretrain.distributed import World, summed
 from pretrain.stream.data import Sequences
@@ -20,8 +22,14 @@ class ValidationConfig:
     every: int = 250  # steps; 0 is only at the end
     tokens: int = 10_485_760  # at most; as many as llm.c's 20 batches of 0.5M
     micro_sequences: int = 8
+    patience: int | None = None  # validations in a row that are no better than the best; then the run ends
 
     def __post_init__(self) -> None:
+        if self.patience is not None and (self.patience < 1 or self.every == 0):
+            raise ValueError(
+                f"validation.patience {self.patience} with validation.every {self.every}: give at least 1 of "
+                "both, or patience null to train to the last step"
+            )
         if self.every < 0:
             raise ValueError(f"validation.every {self.every} is negative; 0 validates only at the end")
         for name in ("tokens", "micro_sequences"):
@@ -35,6 +43,7 @@ class Validation:
     def __init__(self, sequences: Sequences, config: ValidationConfig, sequence_tokens: int) -> None:
         self._sequences = sequences
         self._tokens = sequence_tokens
+        self._bytes = 0.0  # of the targets' text; known once they have been read
         self._micro = config.micro_sequences
         self.count = min(len(sequences), math.ceil(config.tokens / sequence_tokens))
         rows = sequences.rows_per_block
@@ -55,11 +64,22 @@ class Validation:
         """
         share = math.ceil(self.count / world.size)
         mine = self._places[world.rank * share : (world.rank + 1) * share]
-        total = 0.0
+        total, size, lengths = 0.0, 0, _byte_lengths()
         for first in range(0, share, self._micro):
-            tokens = self._micro_batch(mine[first : first + self._micro]).to(world.device)
+            read = self._micro_batch(mine[first : first + self._micro])
+            targets = read[:, 1:].numpy()
+            size += int(lengths[targets[targets != IGNORED]].sum())
+            tokens = read.to(world.device)
             total += float(loss_sum(tokens[:, :-1].clamp(min=0), tokens[:, 1:]))
-        return summed(world, total)[0] / self.tokens
+        total, self._bytes = summed(world, total, size)
+        return total / self.tokens
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Return a loss that `loss` has returned in bits per byte of text, whatever its tokens are.
+
+        An end-of-text costs bits and has no byte.
+        """
+        return loss * self.tokens / math.log(2) / max(1.0, self._bytes)
 
     def _micro_batch(self, places: list[tuple[int, int]]) -> Tensor:
         """Return int64 (B, T + 1), filled up with IGNORED so that the shape never changes."""
@@ -67,3 +87,9 @@ class Validation:
         for number, place in enumerate(places):
             tokens[number] = torch.from_numpy(self._sequences.row(*place).astype(np.int64))
         return tokens
+
+
+@cache
+def _byte_lengths() -> np.ndarray:
+    """Return the bytes that each token stands for, int64 (V,)."""
+    return load_tokenizer().byte_lengths()

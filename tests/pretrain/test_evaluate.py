@@ -1,14 +1,18 @@
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from conf.exits import ConfigError, DatasetError
-from pretrain import evaluate
+from data_prep.shards import read_index
+from data_prep.tokenizer import load_tokenizer
+from pretrain import evaluate, export, trained
 from pretrain.distributed import World
+from pretrain.stream.data import Sequences
 
 pytestmark = pytest.mark.slow  # a real run has to be trained first
 
@@ -37,7 +41,12 @@ def test_it_finds_the_last_validation_loss_that_training_recorded(
     assert recorded["step"] == 20
     found = last_line(capsys, f"run_dir={tiny_run}")
     assert f"step=20 validation: loss={recorded['val/loss']:.4f} " in found
-    assert f"perplexity={math.exp(recorded['val/loss']):.2f} over 4,096 tokens" in found
+    assert (
+        f"ppl={math.exp(recorded['val/loss']):.4f} bpb={recorded['val/bpb']:.4f} over 4,096 tokens" in found
+    )
+    kept = [json.loads(line) for line in (tiny_run / "evaluations.jsonl").read_text().splitlines()]
+    assert (kept[-1]["step"], kept[-1]["task"]) == (20, "validation")
+    assert kept[-1]["scores"]["loss"] == pytest.approx(recorded["val/loss"], rel=1e-6)
 
 
 def test_another_split_another_data_set_and_fewer_tokens(
@@ -55,6 +64,52 @@ def test_the_micro_batch_does_not_change_the_loss(tiny_run: Path, capsys: pytest
     lines = [last_line(capsys, f"run_dir={tiny_run}", f"micro_sequences={size}") for size in (1, 5, 64)]
     losses = [float(line.partition("loss=")[2].split()[0]) for line in lines]
     assert losses == pytest.approx([losses[0]] * 3, abs=1e-4)
+
+
+def test_bits_per_byte_are_the_loss_over_the_text_that_the_targets_decode_to(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = last_line(capsys, f"run_dir={tiny_run}", "tokens=640")
+    loss, bpb = (float(re.search(rf"{name}=(\S+)", line)[1]) for name in ("loss", "bpb"))
+    index = read_index(trained.load(tiny_run).config.data.index)
+    sequences = Sequences(index, "validation", 64, cached_blocks=2)
+    tokenizer = load_tokenizer()
+    targets = [token for row in range(10) for token in sequences.row(0, row)[1:].tolist()]
+    size = sum(len(tokenizer.decode([t]).encode()) for t in targets if t != tokenizer.end_of_text)
+    assert bpb == pytest.approx(loss * 640 / math.log(2) / size, rel=1e-4)
+
+
+def test_benchmarks_of_a_run_and_of_its_export_are_equal_and_land_on_its_model_card(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "own.txt").write_text("the of and a in to it " * 30)
+    (tmp_path / "cloze.jsonl").write_text(
+        '{"query": "the of", "answer": "and"}\n{"query": "a", "answer": "b"}\n'
+    )
+    folder = tmp_path / "hf"
+    export.main([f"run_dir={tiny_run}", f"output={folder}"])
+    files = f"files={{text:{tmp_path / 'own.txt'},cloze:{tmp_path / 'cloze.jsonl'}}}"
+    asked = ["tasks=[text,cloze]", files, "few_shot=1", "prompts=['it was']", "sample_tokens=3"]
+    capsys.readouterr()
+    said = []
+    for model in (f"run_dir={tiny_run}", f"hf={folder}"):
+        evaluate.main([model, *asked])
+        said.append([each.partition(": ")[2] for each in capsys.readouterr().out.splitlines()][-3:])
+    assert said[0] == said[1]
+    assert said[0][1].startswith("acc=")
+    export.main([f"run_dir={tiny_run}", f"output={folder}"])
+    card = (folder / "README.md").read_text()
+    assert (
+        f"| cloze | 1 | none | {said[0][1].partition(' over')[0].replace('=', ' ').replace(' ppl', ', ppl')}"
+        in card
+    )
+
+
+def test_a_hugging_face_folder_alone_says_what_is_missing(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"add tasks=\[…\], or index="):
+        evaluate.main([f"hf={tmp_path}"])
+    with pytest.raises(ConfigError, match="not one of: wikitext2"):
+        evaluate.main([f"hf={tmp_path}", "tasks=[mmlu]"])
 
 
 def test_a_split_that_is_not_there_is_refused(tiny_run: Path):

@@ -58,7 +58,13 @@ def test_the_model_card_says_where_the_weights_come_from(tiny_run: Path, folder:
     rows = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     loss = [row["val/loss"] for row in rows if "val/loss" in row][-1]
     parameters = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
-    facts = [identity["run_id"], identity["dataset_fingerprint"], f"{loss:.4f} nats per token", "20 of 20"]
+    facts = [
+        identity["run_id"],
+        identity["dataset_fingerprint"],
+        f"{loss:.4f} nats per token",
+        "20 of 20",
+        "pretrain.evaluate",
+    ]
     for fact in [*facts, "20,480", f"{parameters:,} parameters"]:
         assert fact in card, fact
 
