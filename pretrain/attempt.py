@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 import psutil
 
 from conf.exits import Exit, UserError
+from data_prep.tokenizer import load_tokenizer
+from pretrain import trained
 from pretrain.batch import BatchPlan
 from pretrain.checkpoint import Checkpoints, Progress
 from pretrain.config import TrainConfig
 from pretrain.distributed import World, gather_texts, job_ends_at, joined
 from pretrain.engine import Engine
+from pretrain.evaluation.suite import Suite
 from pretrain.guard import attempts, stopping
 from pretrain.guard.heartbeat import Heart, Page
 from pretrain.guard.neighbours import introduction
@@ -111,8 +114,7 @@ def built(
 ) -> Iterator[Run]:
     """Build everything that trains, with the state of the newest checkpoint, if there is one."""
     config, plan = run_dir.config, run_dir.plan
-    model = GPT(config.model, end_of_text=config.end_of_text)
-    initialise(model, config.seed)
+    model = _model(run_dir)
     parameters = parameter_count(model)
     engine = _engine(model, config, plan, world)
     checkpoints = _checkpoints(run_dir, world)
@@ -136,6 +138,7 @@ def built(
         stop=_stop_request(config, page),
         health=Health(config.health, world, checkpoints.root),
         norms=_norms(config, world, model),
+        suite=_suite(config, world),
         reference=reference.named(config.reference) if config.reference else None,
         ledger=Ledger(Path(config.run_dir), run_dir.attempt) if world.primary else None,
         heart=heart,
@@ -169,6 +172,23 @@ def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> E
         seed=config.seed,
         compiled=config.compile,
     )
+
+
+def _model(run_dir: Opened) -> GPT:
+    """Return the model as the run begins; where it has a checkpoint, that one counts."""
+    config = run_dir.config
+    model = GPT(config.model, end_of_text=config.end_of_text)
+    if config.init_from and run_dir.fresh:
+        model.load_state_dict(trained.initial_weights(Path(config.init_from), config.model))
+    else:
+        initialise(model, config.seed)
+    return model
+
+
+def _suite(config: TrainConfig, world: World) -> Suite | None:
+    if not config.evaluation.tasks and not config.evaluation.prompts:
+        return None
+    return Suite(config.evaluation, world, config.model, load_tokenizer())
 
 
 def _checkpoints(run_dir: Opened, world: World) -> Checkpoints:

@@ -9,6 +9,7 @@ the step. There is no pickle.
 import contextlib
 import errno
 import json
+import math
 import platform
 import secrets
 from collections.abc import Callable
@@ -39,6 +40,7 @@ class CheckpointConfig:
     minutes: float | None = 30.0  # and at least this often; null leaves it to `every`
     keep_last: int = 2
     keep_every: int | None = None  # steps; states at its multiples stay for ever
+    keep_best: bool = False  # save where the validation loss is lowest so far, and keep the latest of these
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -62,6 +64,17 @@ class Progress:
     tokens: int = 0
     productive_seconds: float = 0.0  # spent in steps that are part of the run
     began_at: float = 0.0  # Unix time of the first attempt
+    best_loss: float | None = None  # the lowest validation loss of a trained state
+    best_step: int | None = None  # whose it was
+    worse_validations: int = 0  # since then, in a row
+
+    def validated(self, loss: float) -> bool:
+        """Take in a validation loss of this step; say whether it is the lowest so far."""
+        if math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss):
+            self.best_loss, self.best_step, self.worse_validations = loss, self.step, 0
+            return True
+        self.worse_validations += 1
+        return False
 
 
 class Checkpoints:
@@ -214,7 +227,10 @@ class Checkpoints:
         # The state counts, whether or not an old one could be deleted; the next save tries again.
         with contextlib.suppress(OSError):
             commit.prune(
-                self.root, keep_last=self._config.keep_last, keep_every_steps=self._config.keep_every
+                self.root,
+                keep_last=self._config.keep_last,
+                keep_every_steps=self._config.keep_every,
+                keep_steps=[save.facts["progress"]["best_step"]] if self._config.keep_best else (),
             )
 
 

@@ -7,6 +7,7 @@ from data_prep.tokenizer import END_OF_TEXT
 from pretrain.batch import BatchConfig
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.engine import PRECISIONS, ZeroConfig
+from pretrain.evaluation.suite import EvaluationConfig
 from pretrain.guard.heartbeat import WatchdogConfig
 from pretrain.guard.stopping import StopConfig
 from pretrain.health import HealthConfig
@@ -32,6 +33,7 @@ FREE = (
     "cluster",
     "tracking",
     "validation",
+    "evaluation",
     "checkpoint",
     "zero",
     "stop",
@@ -78,6 +80,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     stop: StopConfig = field(default_factory=StopConfig)
@@ -85,6 +88,7 @@ class TrainConfig:
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     norms: NormsConfig = field(default_factory=NormsConfig)
+    init_from: str | None = None  # a run or a Hugging Face folder whose weights it begins with
     reference: str | None = None  # a file of conf/references, to be measured against
 
     def __post_init__(self) -> None:
@@ -130,6 +134,8 @@ class TrainConfig:
             stop_at=self.stop_at,
             log_every=self.log_every,
             validate_every=self.validation.every,
+            evaluate_every=self.evaluation.every,
+            patience=self.validation.patience,
             schedule=self.schedule,
             checkpoint=self.checkpoint,
         )

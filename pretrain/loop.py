@@ -14,9 +14,11 @@ from pretrain.batch import BatchPlan
 from pretrain.checkpoint import CheckpointConfig, Checkpoints, Progress
 from pretrain.distributed import Vote, World, largest
 from pretrain.engine import Engine
+from pretrain.evaluation.suite import Suite
 from pretrain.guard.heartbeat import Heart, Page
 from pretrain.guard.stopping import StopRequest, Wish
 from pretrain.health import Health, Stragglers
+from pretrain.key_value_cache import KeyValueCache
 from pretrain.meter import Meter
 from pretrain.norms import Norms
 from pretrain.schedule import ScheduleConfig, learning_rate
@@ -39,6 +41,8 @@ class LoopConfig:
     stop_at: int | None  # pause after this step, without another schedule
     log_every: int
     validate_every: int
+    evaluate_every: int
+    patience: int | None  # validations that are no better than the best; then the run ends
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig
 
@@ -64,6 +68,7 @@ class Run:
     norms: Norms
     ledger: Ledger | None  # rank 0 writes it
     reference: Reference | None = None
+    suite: Suite | None = None
     stragglers: Stragglers = field(default_factory=Stragglers)
     heart: Heart = field(default_factory=lambda: Heart(Page()))
     load_seconds: float | None = None  # of the state that it went on from; until a report has told them
@@ -71,6 +76,7 @@ class Run:
     saving_since: float | None = None
     saved_step: int = -1
     validated_step: int = -1
+    best_now: bool = False  # no validation loss was lower than this step's
 
 
 def train(run: Run, config: LoopConfig) -> Exit:
@@ -78,13 +84,13 @@ def train(run: Run, config: LoopConfig) -> Exit:
     vote = Vote(run.world, questions=2)
     saved_at = time.monotonic()
     last = min(config.steps, config.stop_at or config.steps)
-    if run.progress.step >= last:
-        run.console.say(f"all {last} steps are done; nothing to do")
+    if run.progress.step >= last or _exhausted(run, config):
+        run.console.say(f"all {run.progress.step} steps are done; nothing to do")
         return Exit.OK
     if run.progress.step == 0:
         _validate(run)  # what the random weights know: ln V, or something is wrong
     run.meter.resume()
-    while run.progress.step < last:
+    while run.progress.step < last and not _exhausted(run, config):
         _step(run, config)
         step = run.progress.step
         wanted = _wish(run, config.checkpoint, time.monotonic() - saved_at)
@@ -96,7 +102,12 @@ def train(run: Run, config: LoopConfig) -> Exit:
             _aside(run, "report", lambda: _report(run))
         if due(step, config.validate_every, config.steps):
             _aside(run, "evaluate", lambda: _validate(run))
-        if wish or due(step, config.checkpoint.every, last):
+        if _exhausted(run, config):
+            _give_up(run)
+        if run.suite and (due(step, config.evaluate_every, config.steps) or _exhausted(run, config)):
+            _aside(run, "evaluate", lambda: _evaluate(run))
+        best = run.best_now and config.checkpoint.keep_best
+        if wish or best or due(step, config.checkpoint.every, last):
             _aside(run, "save", lambda: _save(run))
             saved_at = time.monotonic()
         if wish == Wish.STOP:
@@ -114,6 +125,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 def _step(run: Run, config: LoopConfig) -> None:
     """Take one optimizer step and count what it consumed."""
+    run.best_now = False
     run.heart.enter("data", run.progress.step)
     batch = next(run.batches)
     run.heart.enter("step", run.progress.step)
@@ -178,15 +190,54 @@ def _validate(run: Run) -> None:
     seconds = largest(run.world, time.perf_counter() - started)[0]
     # A perplexity of e**700 says no more than infinity, and fits no double.
     metrics = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0)), "time/eval_s": seconds}
+    metrics["val/bpb"] = run.validation.bits_per_byte(loss)
     metrics |= distance(run.reference, run.progress.tokens, loss)
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
     run.console.report(run.progress.step, metrics)
     run.validated_step = run.progress.step
+    if run.progress.step:
+        run.best_now = run.progress.validated(loss)
 
 
 def _scored(run: Run, inputs: Tensor, targets: Tensor) -> Tensor:
     run.heart.beat()
     return run.engine.loss_sum(inputs, targets)
+
+
+def _exhausted(run: Run, config: LoopConfig) -> bool:
+    """Say whether the validation loss has not fallen for so long that the run ends early."""
+    return config.patience is not None and run.progress.worse_validations >= config.patience
+
+
+def _give_up(run: Run) -> None:
+    progress = run.progress
+    run.console.say(
+        f"ends early at step {progress.step}: {progress.worse_validations} validations in a row were no "
+        f"better than {progress.best_loss:.4f} at step {progress.best_step}"
+    )
+    run.tracker.event("ended_early", step=progress.step, best_step=progress.best_step)
+
+
+def _evaluate(run: Run) -> None:
+    """Take the benchmarks on all ranks, and let the model go on from the fixed prompts."""
+    assert run.suite is not None
+    started = time.perf_counter()
+
+    def scores(inputs: Tensor, targets: Tensor) -> Tensor:
+        run.heart.beat()
+        return run.engine.token_scores(inputs, targets)
+
+    def logits(inputs: Tensor, cache: KeyValueCache) -> Tensor:
+        run.heart.beat()
+        return run.engine.next_logits(inputs, cache)
+
+    metrics = run.suite.metrics(scores)
+    texts = run.suite.samples(logits)
+    seconds = largest(run.world, time.perf_counter() - started)[0]
+    run.tracker.log(run.progress.step, run.progress.tokens, {**metrics, "time/benchmarks_s": seconds})
+    run.console.report(run.progress.step, metrics)
+    for prompt, text in texts:
+        run.tracker.event("sample", step=run.progress.step, prompt=prompt, text=text)
 
 
 def _compare(run: Run) -> None:

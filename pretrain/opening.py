@@ -35,6 +35,7 @@ class Opened:
     attempt: int
     lease: lease.Lease | None  # rank 0 holds it
     stop_file_removed: bool
+    fresh: bool  # no checkpoint has ever been there
 
 
 @contextlib.contextmanager
@@ -52,6 +53,7 @@ def opened(world: World, overrides: list[str]) -> Iterator[Opened]:
             attempt=facts["attempt"],
             lease=held[0] if held else None,
             stop_file_removed=facts["stop_file_removed"],
+            fresh=facts["fresh"],
         )
     finally:
         for each in held:
@@ -71,7 +73,8 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     root = run_dir / DIRECTORY
     if run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"run_dir {run_dir} is a file; choose another")
-    frozen.check_resume(config.resume, run_dir, bool(commit.checkpoints(root)))
+    fresh = not commit.checkpoints(root)
+    frozen.check_resume(config.resume, run_dir, not fresh)
     _make(run_dir)
     held.append(lease.acquire(run_dir, above=commit.highest_fence(root)))
     cleared = stopping.clear(run_dir)
@@ -81,7 +84,7 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     )
     text = OmegaConf.to_yaml(raw, resolve=True)
     facts = {"config": text, "identity": asdict(identity), "attempt": attempt}
-    return json.dumps({**facts, "stop_file_removed": cleared})
+    return json.dumps({**facts, "stop_file_removed": cleared, "fresh": fresh})
 
 
 def _make(run_dir: Path) -> None:

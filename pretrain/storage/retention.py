@@ -5,13 +5,14 @@ the newest few stay. Permanent ones, saved at multiples of a step count, are for
 for ever. The step alone tells which is which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from conf.exits import ConfigError, CorruptError
 from pretrain.storage import durable
 from pretrain.storage.faults import fault_point
+from pretrain.storage.manifest import step_of
 from pretrain.storage.recovery import DELETED, Candidate, candidates, verify
 
 _FEWEST = 2  # one to go on from, one for when that turns out damaged
@@ -33,11 +34,18 @@ def is_permanent(step: int, every_steps: int | None) -> bool:
     return every_steps is not None and step > 0 and step % every_steps == 0
 
 
-def prune(root: Path, *, keep_last: int = _FEWEST, keep_every_steps: int | None = None) -> list[Path]:
+def prune(
+    root: Path,
+    *,
+    keep_last: int = _FEWEST,
+    keep_every_steps: int | None = None,
+    keep_steps: Collection[int] = (),
+) -> list[Path]:
     """Delete what is older than the newest `keep_last` whole checkpoints; return what went.
 
     Whole means read back and hashed by this process. A damaged checkpoint counts for nothing and
-    is left for `newest_valid` to judge. Multiples of `keep_every_steps` stay for ever.
+    is left for `newest_valid` to judge. Multiples of `keep_every_steps` stay for ever, and
+    `keep_steps` for as long as they are named.
 
     Raises OSError if the disk fails; nothing that had to stay is gone then.
     """
@@ -46,7 +54,8 @@ def prune(root: Path, *, keep_last: int = _FEWEST, keep_every_steps: int | None 
     if keep_every_steps is not None and keep_every_steps < 1:
         raise ConfigError(f"keep_every_steps={keep_every_steps}; use 1 or more, or none")
     root = Path(root)
-    surplus = _surplus(root, candidates(root), keep_last, keep_every_steps)
+    oldest_first = _surplus(root, candidates(root), keep_last, keep_every_steps)
+    surplus = [name for name in oldest_first if step_of(name) not in keep_steps]
     if not surplus:
         return []
     with durable.opened_directory(root) as directory:

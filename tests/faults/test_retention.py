@@ -71,3 +71,11 @@ def test_a_temporary_checkpoint_is_due_by_the_clock_and_a_permanent_one_by_the_s
     assert commit.save_due(2000, 0.0, every_seconds=300, every_steps=1000)
     assert not commit.save_due(0, 0.0, every_seconds=300, every_steps=1000)
     assert not commit.save_due(7, 1e9, every_seconds=None, every_steps=None)
+
+
+def test_a_state_that_is_named_stays_until_it_is_not(tmp_path):
+    directory_with(tmp_path, [1, 2, 3, 4, 5], [])
+    commit.prune(tmp_path, keep_steps=[2])
+    assert left(tmp_path) == [5, 4, 2]
+    commit.prune(tmp_path)
+    assert left(tmp_path) == [5, 4]

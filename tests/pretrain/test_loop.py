@@ -1,6 +1,8 @@
 """The story of a run, told with actors that only write down what they are asked to do."""
 
+import dataclasses
 import errno
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class Actors:
         self.failures = 0
         self.writing = False
         self.under_way: int | None = None
+        self.losses: dict[int, float] = {}  # of validations, by step
 
     def __next__(self) -> Batch:
         return Batch([], 0, 0.0, "0" * 64)
@@ -58,7 +61,10 @@ class Actors:
 
     def loss(self, *_: object) -> float:
         self.story.append(("validate", self.step))
-        return 4.0
+        return self.losses.get(self.step, 4.0)
+
+    def bits_per_byte(self, loss: float) -> float:
+        return loss
 
     def begin(self, _: object, progress: Progress) -> None:
         if self.refusing:
@@ -102,8 +108,13 @@ class Actors:
 
 def told(world: World, tmp_path: Path, actors: Actors, *, first: int = 0, **changed: Any) -> tuple[Any, Run]:
     """Let the actors train from step `first`; return the exit code and the run as it stands then."""
-    checkpoint = CheckpointConfig(every=changed.pop("save_every", 4), minutes=changed.pop("minutes", None))
-    settings: dict[str, Any] = {"steps": 10, "stop_at": None, "log_every": 3, "validate_every": 5, **changed}
+    checkpoint = CheckpointConfig(
+        every=changed.pop("save_every", 4),
+        minutes=changed.pop("minutes", None),
+        keep_best=changed.pop("keep_best", False),
+    )
+    settings: dict[str, Any] = {"steps": 10, "stop_at": None, "log_every": 3, "validate_every": 5}
+    settings |= {"evaluate_every": 0, "patience": None, **changed}
     config = LoopConfig(schedule=SCHEDULE, checkpoint=checkpoint, **settings)
     actors.step = first
     role: Any = actors
@@ -218,6 +229,42 @@ def test_a_last_save_that_succeeds_when_tried_again_is_a_good_end(world: World, 
     actors = Actors(refusing=1)
     assert told(world, tmp_path, actors, save_every=0)[0] == Exit.OK
     assert steps_of(actors, "saved") == [10]
+
+
+LOSSES = {2: 3.0, 4: 2.0, 6: 2.5, 8: math.nan, 10: 2.0, 12: 1.0}
+
+
+def test_a_run_whose_validation_loss_stays_above_its_best_ends_early_and_well(world: World, tmp_path: Path):
+    actors = Actors()
+    actors.losses = LOSSES
+    early = {"steps": 20, "validate_every": 2, "save_every": 0}
+    code, run = told(world, tmp_path, actors, patience=3, **early)
+    assert code == Exit.OK
+    assert (run.progress.best_step, run.progress.best_loss, run.progress.worse_validations) == (4, 2.0, 3)
+    assert steps_of(actors, "validate") == [0, 2, 4, 6, 8, 10], "NaN and an equal loss are no better"
+    assert steps_of(actors, "saved") == [10]
+    actors.story.clear()
+    assert train(run, dataclasses.replace(_loop(patience=3), steps=20)) == Exit.OK
+    assert [word for word, _ in actors.story] == ["say"], "the same command again does nothing"
+    train(run, dataclasses.replace(_loop(patience=4), steps=14))
+    assert steps_of(actors, "saved") == [14], "more patience goes on, and 12 is a new best"
+
+
+def test_the_best_state_so_far_is_saved_where_it_is_found(world: World, tmp_path: Path):
+    actors = Actors()
+    actors.losses = LOSSES
+    told(world, tmp_path, actors, steps=13, validate_every=2, save_every=0, keep_best=True)
+    assert steps_of(actors, "saved") == [2, 4, 12, 13]
+
+
+def _loop(**changed: Any) -> LoopConfig:
+    settings: dict[str, Any] = {"steps": 10, "stop_at": None, "log_every": 3, "validate_every": 2}
+    checkpoint = CheckpointConfig(every=0, minutes=None)
+    return LoopConfig(
+        schedule=SCHEDULE,
+        checkpoint=checkpoint,
+        **{**settings, "evaluate_every": 0, "patience": None, **changed},
+    )
 
 
 @given(every=st.integers(1, 50), last=st.integers(1, 200))
