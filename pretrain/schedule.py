@@ -14,7 +14,9 @@ class ScheduleConfig:
     peak: float = 6e-4
     warmup_steps: int = 700
     final_fraction: float = 0.1  # of the peak, reached at the last step
-    decay_steps: int | None = None  # wsd: length of the decay at the end; None is a fifth of the run
+    # wsd: length of the decay at the end; None is a fifth of the run. cosine: the step that reaches the
+    # floor, as GPT-3 does before its end; None is the last.
+    decay_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.shape not in _SHAPES:
@@ -44,5 +46,6 @@ def learning_rate(step: int, total_steps: int, schedule: ScheduleConfig) -> floa
         decay = schedule.decay_steps or max(1, total_steps // 5)
         left = min(1.0, (total_steps - step) / decay)
         return floor + (schedule.peak - floor) * left
-    done = (step - schedule.warmup_steps) / max(1, total_steps - schedule.warmup_steps)
+    end = schedule.decay_steps or total_steps
+    done = (step - schedule.warmup_steps) / max(1, end - schedule.warmup_steps)
     return floor + (schedule.peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -27,7 +27,7 @@ COMMANDS = {
     "finalize": (FinalizeConfig, ["output=DATA"]),
     "verify": (VerifyConfig, ["output=DATA"]),
     "inspect": (InspectConfig, ["output=DATA"]),
-    "evaluate": (EvaluateConfig, ["run_dir=RUN"]),
+    "evaluate": (EvaluateConfig, ["run_dir=RUN", "tasks=[lambada]", "files={lambada:a.jsonl}"]),
     "sample": (SampleConfig, ["run_dir=RUN"]),
     "export": (ExportConfig, ["run_dir=RUN", "output=HF"]),
     "dashboard": (DashboardConfig, ["run_dir=RUN"]),
@@ -57,7 +57,10 @@ def test_every_experiment_says_its_command_machine_hours_and_expected_loss(path:
 
 
 def test_the_experiments_are_those_that_the_commands_promise():
-    promised = {"demo", "smoke", "gpt2_124m", "gpt2_355m", "gpt2_774m", "gpt2_1558m"}
+    promised = {"demo", "smoke", "finetune"}
+    for size in ("124m", "355m", "774m", "1558m"):
+        promised |= {f"gpt2_{size}", f"gpt2_{size}_owt"}
+    promised |= {f"gpt3_{size}" for size in ("125m", "350m", "760m", "1b3", "2b7", "6b7", "13b", "175b")}
     assert promised <= {path.stem for path in EXPERIMENTS}
 
 
@@ -104,3 +107,4 @@ def test_the_yaml_and_the_dataclasses_have_the_same_defaults_where_both_speak():
     assert composed.schedule == bare.schedule
     assert composed.zero == bare.zero
     assert composed.validation == bare.validation
+    assert composed.evaluation == bare.evaluation

@@ -85,7 +85,9 @@ def test_the_rate_is_positive_up_to_the_end_and_never_above_the_peak(
     schedule = ScheduleConfig(shape, 1e-3, warmup, fraction, decay)
     for step in {0, steps // 2, steps - 1}:
         rate = learning_rate(step, steps, schedule)
-        assert 0 < rate <= 1e-3 * (1 + 1e-12)
+        at_its_floor = shape == "cosine" and decay is not None and step >= max(decay, warmup)
+        assert 0 <= rate <= 1e-3 * (1 + 1e-12)
+        assert rate > 0 or (at_its_floor and fraction == 0)
         assert math.isfinite(rate)
 
 
@@ -104,3 +106,12 @@ def test_the_rate_is_positive_up_to_the_end_and_never_above_the_peak(
 def test_a_value_that_makes_no_schedule_is_refused(wrong: dict[str, object]):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ScheduleConfig(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_cosine_may_reach_its_floor_before_the_end_and_stays_there():
+    """GPT-3: to a tenth over 260 of 300 billion tokens (Brown et al., 2020, appendix B)."""
+    schedule = ScheduleConfig(peak=1e-3, warmup_steps=10, decay_steps=260)
+    assert learning_rate(259, 300, schedule) > 1e-4
+    assert [learning_rate(step, 300, schedule) for step in (260, 299)] == pytest.approx([1e-4, 1e-4])
+    shorter = ScheduleConfig(peak=1e-3, warmup_steps=10)
+    assert learning_rate(100, 300, schedule) == learning_rate(100, 260, shorter)
