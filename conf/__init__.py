@@ -45,7 +45,9 @@ def typed(schema: type[Config], raw: DictConfig) -> Config:
         raise ConfigError(f"{missing[0]} has no value; add {missing[0]}=… to the command")
     structured = _writable(OmegaConf.structured(schema))
     for key in structured.keys() & raw.keys():
-        if isinstance(structured._get_node(key), DictConfig) and not isinstance(raw[key], DictConfig):
+        node = structured._get_node(key)
+        optional = isinstance(node, DictConfig) and node._is_none() and raw[key] is None
+        if isinstance(node, DictConfig) and not isinstance(raw[key], DictConfig) and not optional:
             raise ConfigError(f"{key} is a group of settings, not {raw[key]!r}; write {key}.NAME=…")
     try:
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(structured, raw)))

@@ -111,7 +111,6 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], d
         capture_output=True,
         text=True,
         env={**os.environ, **offline},
-        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
