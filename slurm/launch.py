@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +90,17 @@ def command(
     ]
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], logs: Path) -> Ended:
-    """Start the ranks, pass on what srun says, and return how they ended."""
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    logs: Path,
+    is_replaced: Callable[[], bool] = lambda: False,
+) -> Ended:
+    """Start the ranks, pass on what srun says, and return how they ended.
+
+    If a rank ends after a later start `is_replaced` this one, srun is killed: it would have the controller
+    kill the step of its number, which is the later start's.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     node, rank, code = "", 0, 0
     with subprocess.Popen(
@@ -103,6 +112,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], logs: Path) -> E
             sys.stderr.flush()
             if not code and (told := exit_told(line)):
                 node, rank, code = told
+                if is_replaced():
+                    process.kill()
     status = process.returncode
     status = 128 - status if status < 0 else status
     return Ended(code or status, node, rank, started=any(logs.iterdir()))

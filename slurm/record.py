@@ -69,6 +69,12 @@ def unended(run_dir: Path) -> list[dict[str, Any]]:
     return [line for line in begun if (line["job"], line["restart"]) not in ended]
 
 
+def is_replaced(run_dir: Path, job: str, restart: int) -> bool:
+    """Say whether a later start has begun, so that this one, on a node that was cut off, counts no more."""
+    starts = [(line["job"], line["restart"]) for line in _read(run_dir) if line.get("event") == "launch"]
+    return (job, restart) in starts and starts[-1] != (job, restart)
+
+
 def cause(run_dir: Path, since: float) -> str:
     """Return the trainer's own word on why the attempt ended that began after `since`, a Unix time.
 

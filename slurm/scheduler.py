@@ -89,6 +89,17 @@ def job_state(job: str) -> str:
     return min(states, key=lambda state: (state not in ALIVE, state == "COMPLETED"), default="")
 
 
+def restarts(job: str) -> int | None:
+    """Return how often the job was started again; None if SLURM does not say.
+
+    More than the caller knows of: the caller is on a node that was cut off, and runs on while its job has
+    been started elsewhere, under the same id and in the same state.
+    """
+    answer = insist("scontrol", "--oneliner", "show", "job", job)
+    found = re.search(r"\bRestarts=(\d+)", answer.out)
+    return int(found[1]) if found else None
+
+
 def end_time(job: str) -> int | None:
     """Return the Unix time at which the job's time is over; None if it has no limit."""
     answer = insist("squeue", "--noheader", f"--jobs={job}", "--format=%e")

@@ -12,10 +12,17 @@ _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 class StopFile:
     """The wish to stop, as a file in the run directory, and whose it is."""
 
-    def __init__(self, run_dir: Path, say: Callable[[str], None]) -> None:
-        """Take the run directory, and who is told when a signal has become the file."""
+    def __init__(
+        self, run_dir: Path, say: Callable[[str], None], is_replaced: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Take the run directory, who is told when a signal has become the file, and when it must not.
+
+        SLURM ends an earlier start on a node that was cut off when it is back; its signal is not meant for
+        the start that has replaced it.
+        """
         self._path = run_dir / NAME
         self._say = say
+        self._is_replaced = is_replaced
 
     def is_users(self) -> bool:
         """Say whether somebody other than a supervisor has put it there."""
@@ -37,6 +44,8 @@ class StopFile:
             signal.signal(number, signal.SIG_IGN)
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
+        if self._is_replaced():
+            return
         if not self._path.exists():
             self._path.write_text(f"slurm {signal.Signals(number).name}\n")
         self._say(f"{signal.Signals(number).name}: asked the trainer to save and leave")

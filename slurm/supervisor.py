@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -51,6 +52,10 @@ class Start:
         """A name that no other start of any job has."""
         return f"{self.job}.{self.restart}"
 
+    def is_replaced(self) -> bool:
+        """Say whether a later start has begun, while this one's node was cut off."""
+        return record.is_replaced(self.run_dir, self.job, self.restart)
+
     @property
     def logs(self) -> Path:
         """The directory of the ranks' logs."""
@@ -62,7 +67,8 @@ def main(overrides: list[str]) -> int:
     run_dir, overrides = _run(overrides)
     settings = _settings(run_dir, overrides)
     run_dir.mkdir(parents=True, exist_ok=True)
-    stop = StopFile(run_dir, say)
+    job, restart = scheduler.own_job(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    stop = StopFile(run_dir, say, partial(record.is_replaced, run_dir, job, restart))
     stop.remove_ours()
     if stop.is_users():
         say(f"{run_dir / stop_file.NAME} asks to stop: nothing was started; remove it and submit again")
@@ -72,12 +78,14 @@ def main(overrides: list[str]) -> int:
         return Exit.OK
     _tell_lost(run_dir)
     stop.listen()
-    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    start = Start(run_dir, settings, scheduler.own_job(), restart, newest_step(run_dir), time.time())
+    start = Start(run_dir, settings, job, restart, newest_step(run_dir), time.time())
     nodes = scheduler.hosts(os.environ["SLURM_JOB_NODELIST"])
     began = time.monotonic()
     record.begin(run_dir, start.job, restart, nodes=nodes, from_step=start.from_step)
     ended = _launched(start, overrides)
+    if start.is_replaced():
+        say(f"start {start.name} was replaced by a later one while its node was away; nothing of it counts")
+        return Exit.LEASE_HELD
     decision = _decided(start, ended, asked_by_user=stop.is_users())
     outcome = _outcome(start, ended, decision, time.monotonic() - began)
     stop.ignore()
@@ -149,7 +157,7 @@ def _launched(start: Start, overrides: Sequence[str]) -> launch.Ended:
         where = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
         nodes = os.environ["SLURM_JOB_NODELIST"]
         say(f"start {start.name} on {nodes}, meeting at {where}, logs in {start.logs}")
-        ended = launch.run(command, environment, start.logs)
+        ended = launch.run(command, environment, start.logs, start.is_replaced)
         if ended.started or scheduler.job_state(start.job) != "RUNNING":
             return ended
         say(f"SLURM could not start the ranks (try {number} of {_LAUNCHES})")
@@ -165,11 +173,18 @@ def _decided(start: Start, ended: launch.Ended, *, asked_by_user: bool) -> Decis
             exit_code=ended.exit_code,
             is_done=is_done(start.run_dir),
             asked_by_user=asked_by_user,
-            job_state=scheduler.job_state(start.job),
+            job_state=_state(start),
             crashes=crashes,
             most_crashes=start.settings.train.most_crashes,
         )
     )
+
+
+def _state(start: Start) -> str:
+    """Return what SLURM calls the job, if it still means this start of it."""
+    state = scheduler.job_state(start.job)
+    restarts = scheduler.restarts(start.job)
+    return state if restarts in (None, start.restart) else f"{state} elsewhere, in start {restarts}"
 
 
 def _outcome(start: Start, ended: launch.Ended, decision: Decision, seconds: float) -> Outcome:

@@ -1,6 +1,7 @@
 """What becomes of a job is a function of how its ranks ended; no cluster is needed to try it."""
 
 import json
+import signal
 import time
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from pretrain.guard import attempts
 from slurm import launch, record, scheduler
 from slurm.decision import Facts, crashes_at, decide
 from slurm.record import Outcome
+from slurm.stop_file import StopFile
 
 ENDED = Facts(exit_code=1, is_done=False, asked_by_user=False, job_state="RUNNING", crashes=1, most_crashes=3)
 CRASH = Outcome("7", 0, 1, "a crash", "requeue", from_step=5, to_step=5)
@@ -24,6 +26,7 @@ CRASH = Outcome("7", 0, 1, "a crash", "requeue", from_step=5, to_step=5)
         ({"exit_code": 75}, "requeue", 0),
         ({"exit_code": 75, "asked_by_user": True}, "stopped", 0),
         ({"exit_code": 75, "job_state": "COMPLETING"}, "left", 75),  # cancelled: it must not come back
+        ({"exit_code": 16, "job_state": "RUNNING elsewhere, in start 1"}, "left", 16),
         ({"exit_code": 0}, "requeue", 0),  # srun says 0 for some jobs that were ended
         ({"exit_code": 0, "crashes": 3}, "failed", 1),
         ({"exit_code": 0, "job_state": ""}, "left", 0),
@@ -72,6 +75,36 @@ def test_outcomes_are_read_back_as_they_were_written(tmp_path):
         "launch",
         "outcome",
     ]
+
+
+def test_a_start_is_replaced_by_a_later_one_only(tmp_path):
+    assert not record.is_replaced(tmp_path, "7", 0)
+    record.begin(tmp_path, "7", 0)
+    assert not record.is_replaced(tmp_path, "7", 0)
+    assert not record.is_replaced(tmp_path, "7", 1)  # which is about to begin
+    record.begin(tmp_path, "7", 1)
+    assert record.is_replaced(tmp_path, "7", 0)
+    assert not record.is_replaced(tmp_path, "7", 1)
+    record.begin(tmp_path, "8", 0)  # submitted again
+    assert record.is_replaced(tmp_path, "7", 1)
+
+
+def test_the_signal_to_a_replaced_start_stops_nobody(tmp_path):
+    said: list[str] = []
+    replaced = [True]
+    stop = StopFile(tmp_path, said.append, lambda: replaced[0])
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)}
+    stop.listen()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        assert not (tmp_path / "STOP").exists()
+        replaced[0] = False
+        signal.raise_signal(signal.SIGTERM)
+        assert (tmp_path / "STOP").read_text() == "slurm SIGTERM\n"
+        assert len(said) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_cause_is_the_trainers_own_word(tmp_path):

@@ -102,8 +102,12 @@ def test_ranks_on_a_node_that_was_cut_off_publish_nothing(training, cluster):
     )
     training.trains_again(1)
     cluster.control("heal", node)
-    cluster.until(lambda: fences(training) == [2, 2], "the newest checkpoints are the new ranks'")
+    cluster.until(lambda: min(fences(training)) > 1, "the newest checkpoints are the new ranks'")
     assert cluster.shown(training.job, "%N") != node
+    # Nor does its supervisor, back in the network, requeue the start that has replaced it.
+    assert "was replaced by a later one" in training.log.read_text()
+    assert training.decisions()[0] == "lost"
+    assert [line for line in training.outcomes() if line["restart"] == 0] == training.outcomes()[:1]
     # Its disk was not cut off: what the old ranks wrote on and on does not count either.
     newest = training.newest_step()
     account = ledger.account(entry for entry in ledger.read(training.directory) if entry.step <= newest)
