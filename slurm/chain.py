@@ -6,7 +6,6 @@ The runs of a sweep train as one array, a task for each, and a last job compares
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from slurm.site import PrepareJob, Site, TrainJob
@@ -64,7 +63,7 @@ def jobs(request: Request) -> list[JobPlan]:
         chain.append(_finalize_job(request))
     if request.run_dir is not None:
         chain.append(_train_job(request, request.run_dir, after_data=bool(chain)))
-        if request.tasks and find_spec("pretrain.report"):
+        if request.tasks:
             chain.append(_report_job(request, request.run_dir))
     return chain
 

@@ -10,6 +10,7 @@ from slurm.chain import Request
 from slurm.finalize import FAILED
 from slurm.standing import is_done, newest_step
 
+REPORT = "report.md"  # what pretrain.report writes beside the runs
 _POLL_SECONDS = 2.0
 
 
@@ -40,6 +41,8 @@ def _summary(request: Request, states: Mapping[str, str]) -> int:
         for run_dir in run_dirs:
             _tell_attempts(run_dir)
         done = all(is_done(each) for each in run_dirs)
+        if request.tasks and (table := request.run_dir / REPORT).exists():
+            print(f"{table.read_text()}\nsubmit: compared in {table}")
     else:
         done = request.output is not None and (request.output / INDEX).exists()
     ends = ", ".join(f"{name} {state.lower()}" for name, state in states.items())

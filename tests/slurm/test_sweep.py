@@ -122,6 +122,11 @@ def test_three_learning_rates_are_three_array_tasks_and_end_in_one_table(
         assert [line["decision"] for line in outcomes] == ["done"]
         rates = [row["optim/lr"] for row in read(run / "metrics.jsonl") if "optim/lr" in row]
         assert len(rates) == 4
+    assert list(jobs) == ["train", "report"]
+    table = (folder / "report.md").read_text()
+    for run in runs.values():
+        assert run.name in table
+    assert table in done.stdout
     again = cluster.tried(*command)
     assert again.returncode == 10
     assert again.stderr.count("has trained all its steps") == 3
