@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conf import compose, typed
 from conf.command import run as run_command
-from conf.exits import RefusedError
+from conf.exits import ConfigError, RefusedError
 from data_prep.tokenizer import END_OF_TEXT
 from data_prep.vocabulary import published_files
 from pretrain import trained
@@ -50,7 +50,10 @@ def main(overrides: list[str]) -> None:
         raise RefusedError(
             f"{output} holds other files ({min(others)}); choose an empty folder, or a new one"
         )
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{output} cannot be a folder: {error.strerror}; choose another") from error
     for name, content in texts.items():
         (output / name).write_bytes(content)
     # The weights come last: a folder that has them is whole.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conf.exits import RefusedError
+from conf.exits import ConfigError, RefusedError
 from data_prep.tokenizer import load_tokenizer
 from pretrain import export, trained
 
@@ -107,6 +107,11 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tiny_run: Path, tmp_path: 
     with pytest.raises(RefusedError, match="is a file"):
         export.main([f"run_dir={tiny_run}", f"output={tmp_path / 'hf'}"])
     assert (tmp_path / "hf").read_text() == "mine"
+
+
+def test_a_place_where_no_folder_can_be_is_refused(tiny_run: Path):
+    with pytest.raises(ConfigError, match="/proc/hf cannot be a folder"):
+        export.main([f"run_dir={tiny_run}", "output=/proc/hf"])
 
 
 def test_an_export_that_was_interrupted_can_be_repeated(tiny_run: Path, folder: Path, tmp_path: Path):
