@@ -29,7 +29,8 @@ _FLUSH_SECONDS = 2
 _MARGIN_SECONDS = 2.0
 _LONGEST_TITLE = 64
 _ALERT_PAUSE_SECONDS = 300
-# A W&B table is sent whole each time it grows.
+# W&B takes a table whole each time it grows.
+_SAMPLE = ("step", "prompt", "text")
 _MOST_SAMPLES = 200
 
 
@@ -74,6 +75,7 @@ class WandbThread(threading.Thread):
         self._say = say
         self._calls: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._samples: list[list[Any]] = []
+        self._without_tables = False
         self._dropped = 0
         self._exit_code = 0
 
@@ -87,16 +89,20 @@ class WandbThread(threading.Thread):
         self._put(lambda run: run.alert(title[:_LONGEST_TITLE], text, level, _ALERT_PAUSE_SECONDS))
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Show samples and tables as W&B tables, and where a checkpoint lies as a reference to it."""
-        if kind == "sample":
-            self._samples = [*self._samples, [fields.get(name) for name in ("step", "prompt", "text")]]
-            rows = self._samples[-_MOST_SAMPLES:]
-            self._put(lambda run: _log_table(run, "samples", ["step", "prompt", "text"], rows))
+        """Show tables and samples as W&B tables, and in the summary where the newest state lies.
+
+        Nothing of a state is sent.
+        """
+        if kind == "saved":
+            known = {f"checkpoint/{name}": fields[name] for name in ("step", "path")}
+            self._put(lambda run: run.summary.update(known))
         elif kind == "table":
-            columns, rows = list(fields["columns"]), [list(row) for row in fields["rows"]]
-            self._put(lambda run: _log_table(run, str(fields["name"]), columns, rows))
-        elif kind == "saved":
-            self._put(lambda run: _refer_to_checkpoint(run, fields))
+            rows = [list(row) for row in fields["rows"]]
+            self._put(lambda run: self._log_table(run, str(fields["name"]), list(fields["columns"]), rows))
+        elif kind == "sample":
+            self._samples = [*self._samples, [fields.get(name) for name in _SAMPLE]][-_MOST_SAMPLES:]
+            rows = self._samples
+            self._put(lambda run: self._log_table(run, "samples", list(_SAMPLE), rows))
 
     def end(self, exit_code: int) -> None:
         """Queue the end, after all that is queued."""
@@ -132,6 +138,15 @@ class WandbThread(threading.Thread):
             run.finish(exit_code=self._exit_code)
         except Exception as error:
             self._say(f"W&B lacks some rows ({_first_line(error)}); send them with `wandb sync {directory}`")
+
+    def _log_table(self, run: Any, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Log a table. One that W&B does not take must not cost the rows that come after it."""
+        try:
+            run.log({name: sys.modules["wandb"].Table(columns=columns, data=rows)})
+        except Exception as error:
+            if not self._without_tables:
+                self._without_tables = True
+                self._say(f"W&B does not take the table {name} ({_first_line(error)})")
 
     def _put(self, call: Callable[[Any], None]) -> None:
         if not self.is_alive():
@@ -197,18 +212,6 @@ class WandbThread(threading.Thread):
         )
         self._say(f"W&B: {where}")
         return run
-
-
-def _log_table(run: Any, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-    run.log({name: sys.modules["wandb"].Table(columns=columns, data=rows)})
-
-
-def _refer_to_checkpoint(run: Any, fields: Mapping[str, Any]) -> None:
-    """Name a saved state as an artifact that lies where it lies: nothing of it is read or uploaded."""
-    facts = {key: value for key, value in fields.items() if key != "path"}
-    artifact = sys.modules["wandb"].Artifact(f"{run.id}-state", type="checkpoint", metadata=facts)
-    artifact.add_reference(Path(fields["path"]).as_uri(), name="state", checksum=False)
-    run.log_artifact(artifact, aliases=[f"step-{fields['step']}"])
 
 
 def _run_id(run_dir: Path) -> str:

@@ -54,6 +54,10 @@ def main(order: dict[str, Any]) -> None:
         tracker.event("note", text=order["event"])
     for alert in order.get("alerts", []):
         tracker.alert(*alert)
+    if order.get("shows"):
+        tracker.saved(last, Path(order["run_dir"]) / "checkpoints" / f"step-{last:08d}")
+        tracker.sample(last, "The sea", " answered.")
+        tracker.table("eval/scores", last, ["task", "accuracy"], [["lambada", 0.3], ["hellaswag", 0.29]])
     start = time.perf_counter()
     tracker.finish(order.get("exit_code", 0))
     told = {
