@@ -171,6 +171,7 @@ def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> E
         world=world,
         seed=config.seed,
         compiled=config.compile,
+        width_ratio=config.model.width_ratio,
     )
 
 

@@ -104,6 +104,7 @@ class Engine:
         world: World,
         seed: int,
         compiled: bool = False,
+        width_ratio: float = 1.0,
     ) -> None:
         self.plan = plan
         self.step = 0  # optimizer steps done, skipped ones included
@@ -113,7 +114,7 @@ class Engine:
         self._seed = seed
         self._forward = Stopwatch(world.device)
         _join_deepspeed(world)
-        inner = adamw(model.named_parameters(), optim)
+        inner = adamw(model.named_parameters(), optim, width_ratio)
         config = settings(zero, precision, plan, optim.clip_norm)
         self._module = model
         self._engine: Any = deepspeed.initialize(model=model, optimizer=inner, config=config)[0]
@@ -133,7 +134,7 @@ class Engine:
         """Update the weights once from this rank's micro-batches, each int64 (B, T + 1)."""
         self._engine.train()
         for group in self._zero.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["lr_scale"]
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         norm = None
         for number, tokens in enumerate(micro_batches):

@@ -22,6 +22,7 @@ from pretrain.key_value_cache import KeyValueCache, LayerCache
 from pretrain.token_scores import head_scores
 
 _INITIAL_STD = 0.02  # GPT-2's own code, model.py
+EMBEDDINGS = ("wte.weight", "wpe.weight")
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class GPTConfig:
     vocabulary: int = 50_257
     padded_vocabulary: int = 50_304
     dropout: float = 0.0
+    mup: bool = False  # begin and learn so that the best learning rate is the same at every width
+    mup_base_channels: int = 256  # the width at which it was found; keep channels / heads as it was there
 
     def __post_init__(self) -> None:
-        for name in ("layers", "heads", "channels", "context", "vocabulary"):
+        for name in ("layers", "heads", "channels", "context", "vocabulary", "mup_base_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")
         if self.channels % self.heads:
@@ -52,6 +55,11 @@ class GPTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout {self.dropout} is not in [0, 1)")
+
+    @property
+    def width_ratio(self) -> float:
+        """Return how many times as wide it is as the model that its learning rate was found for."""
+        return self.channels / self.mup_base_channels if self.mup else 1.0
 
 
 class Attention(nn.Module):
@@ -185,18 +193,28 @@ def initialise(model: GPT, seed: int) -> None:
 
     Every tensor draws from its own generator, on the CPU, so that the same seed gives the same
     weights on every device and however the model is sharded.
+
+    With `mup`, matrices inside the layers begin smaller by the root of the width ratio, and the last
+    LayerNorm's gain by the ratio itself: muP's output multiplier, written into a weight, so that the
+    model stays a plain GPT-2 (Yang et al., 2022, "Tensor Programs V", table 8; `pretrain.optim` has the
+    other half).
     """
-    residual_std = _INITIAL_STD / math.sqrt(2 * model.config.layers)
+    ratio = model.config.width_ratio
+    hidden_std = _INITIAL_STD / math.sqrt(ratio)
+    residual_std = hidden_std / math.sqrt(2 * model.config.layers)
     for number, (name, parameter) in enumerate(model.named_parameters()):
         if parameter.dim() < 2:
             nn.init.constant_(parameter, 1.0 if ".ln_" in f".{name}" and name.endswith("weight") else 0.0)
             continue
         generator = torch.Generator().manual_seed((seed << 20) + number)
-        std = residual_std if name.endswith("c_proj.weight") else _INITIAL_STD
+        std = residual_std if name.endswith("c_proj.weight") else hidden_std
+        if name in EMBEDDINGS:
+            std = _INITIAL_STD
         with torch.no_grad():
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
     with torch.no_grad():
         model.wte.weight[model.config.vocabulary :].zero_()
+        model.ln_f.weight.div_(ratio)
 
 
 def parameter_count(model: GPT) -> int:

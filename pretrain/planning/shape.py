@@ -17,6 +17,8 @@ class Shape:
     vocabulary: int
     padded_vocabulary: int
     dropout: float = 0.0
+    mup: bool = False  # changes neither sizes nor speed
+    mup_base_channels: int = 256
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "channels", "context", "vocabulary"):
