@@ -11,6 +11,7 @@ its scores in RUN/evaluations.jsonl. Tasks and their files: docs/evaluation.md.
 
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,11 +146,14 @@ def _say(
 
 def _record(run_dir: Path, run: Trained, config: EvaluateConfig, scores: dict[str, dict[str, float]]) -> None:
     """Add the scores to the run's evaluations, one line for each task."""
-    with (run_dir / EVALUATIONS).open("a") as file:
-        for name, each in scores.items():
-            asked = {"few_shot": config.few_shot, "limit": config.limit, "stride": config.stride}
-            row = {"time": round(time.time()), "step": run.step, "task": name, **asked, "scores": each}
-            file.write(json.dumps(row) + "\n")
+    asked = {"few_shot": config.few_shot, "limit": config.limit, "stride": config.stride}
+    told = {"time": round(time.time()), "step": run.step, **asked}
+    lines = [json.dumps({**told, "task": name, "scores": each}) + "\n" for name, each in scores.items()]
+    try:
+        with (run_dir / EVALUATIONS).open("a") as file:
+            file.write("".join(lines))
+    except OSError as error:  # somebody else's run may be read, not written
+        print(f"not recorded in {run_dir / EVALUATIONS}: {error.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

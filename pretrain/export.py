@@ -123,7 +123,10 @@ def hugging_face_config(config: GPTConfig) -> dict[str, object]:
 
 
 def _model_card(run: Trained, run_dir: Path) -> str:
-    begun_from = f"| began with the weights of | {run.config.init_from} |\n" if run.config.init_from else ""
+    # Its name alone: a card is published, and a path says where somebody works.
+    begun_from = (
+        f"| began with the weights of | {Path(run.config.init_from).name} |\n" if run.config.init_from else ""
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -162,7 +165,7 @@ def _scores(run: Trained, run_dir: Path) -> str:
         if row["step"] == run.step:
             found[row["task"], row["few_shot"], row["limit"], row["stride"]] = row["scores"]
     if not found:
-        return f"None yet; `python -m pretrain.evaluate run_dir={run_dir} tasks=[…]` takes them."
+        return "None yet; `python -m pretrain.evaluate run_dir=RUN tasks=[…]` takes them."
     table = ["| task | few-shot | limit | scores |", "|---|---|---|---|"]
     for (task, few_shot, limit, _), scores in found.items():
         told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name not in SIZES)

@@ -47,7 +47,9 @@ def _records(path: str) -> list[Record]:
     if stem.endswith(".parquet"):
         with open_seekable(path) as file:
             rows = parquet.read_table(file).to_pylist()
-        return [{"text": "".join(row["text"] for row in rows)}] if set(rows[0]) == {"text"} else rows
+        if rows and set(rows[0]) == {"text"}:
+            return [{"text": "".join(row["text"] for row in rows)}]
+        return rows
     with open_content(path) as file:
         content = file.read()
     try:
