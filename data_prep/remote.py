@@ -50,7 +50,7 @@ def list_remote(named: str, suffixes: tuple[str, ...]) -> list[str]:
             found = [path for path in filesystem.find(named) if path.endswith(suffixes)]
         else:
             found = [named] if filesystem.exists(named) else []
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each store's library has errors of its own: httpx's, botocore's, …
         raise DatasetError(f"{named} cannot be listed: {_reason(error)}") from None
     return [path if is_remote(path) else filesystem.unstrip_protocol(path) for path in found]
 
@@ -61,7 +61,7 @@ def size_and_version(path: str) -> tuple[int, str]:
     try:
         filesystem.invalidate_cache()
         about: dict[str, Any] = filesystem.info(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise DatasetError(f"{path} cannot be read: {_reason(error)}") from None
     if about.get("size") is None:
         raise DatasetError(f"{path}: the server does not tell its size; download it first")

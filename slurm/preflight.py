@@ -120,7 +120,7 @@ def corpus_faults(corpus: PrepareConfig) -> Iterator[str]:
     try:
         list_inputs(corpus.corpus)
     except UserError as error:
-        yield str(error)
+        yield f"{error}; name files that this machine and the prepare jobs can read"
 
 
 def batch_faults(config: TrainConfig, job: TrainJob) -> Iterator[str]:

@@ -157,7 +157,7 @@ PLANTED = {
     no_space: r"GB free, the checkpoints need .* GB; free space",
     no_space_for_the_shards: r"GB free, the spill files and shards and the checkpoints need 5,2.* GB; free",
     no_quota: r"your quota on .* leaves 10\.2 MB, the checkpoints need 58\.9 MB; ask for more",
-    no_corpus: r"nothing/\*\.txt matches no file",
+    no_corpus: r"nothing/\*\.txt matches no file; name files that this machine",
     lead_below_the_saves: r"lead_seconds 20 may be too short: 2 saves of 4\.\d GB take 3\d s .* raise it",
     unknown_partition: r"partition mian is unknown; there are: high, low, main, short",
     too_many_gpus: r"gpus_per_node 8: the nodes of main have at most 2; lower it",
