@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from slurm.site import TrainJob
 # Below Linux's ephemeral ports, which any client on the node may be given.
 _PORTS = range(20000, 32000)
 _TRIES = 100
+_LOOK_SECONDS = 2.0  # for a start that has replaced this one; old ranks learn of it at their next save
 _EXITED = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,\-]*: (?:Exited with exit code (\d+)|(.+))")
 _TASK_SIGNALS = {
     "Killed": signal.SIGKILL,
@@ -98,8 +101,8 @@ def run(
 ) -> Ended:
     """Start the ranks, pass on what srun says, and return how they ended.
 
-    If a rank ends after a later start `is_replaced` this one, srun is killed: it would have the controller
-    kill the step of its number, which is the later start's.
+    As soon as a later start `is_replaced` this one, srun is killed: when a rank of its own ended, it would
+    have the controller kill the step of its number, which is the later start's.
     """
     logs.mkdir(parents=True, exist_ok=True)
     node, rank, code = "", 0, 0
@@ -107,16 +110,22 @@ def run(
         command, env=dict(environment), stderr=subprocess.PIPE, text=True, errors="replace"
     ) as process:
         assert process.stderr is not None
+        threading.Thread(target=_kill_if, args=(is_replaced, process), daemon=True).start()
         for line in process.stderr:
             sys.stderr.write(line)
             sys.stderr.flush()
             if not code and (told := exit_told(line)):
                 node, rank, code = told
-                if is_replaced():
-                    process.kill()
     status = process.returncode
     status = 128 - status if status < 0 else status
     return Ended(code or status, node, rank, started=any(logs.iterdir()))
+
+
+def _kill_if(is_replaced: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        if is_replaced():
+            process.kill()
+        time.sleep(_LOOK_SECONDS)
 
 
 def exit_told(line: str) -> tuple[str, int, int] | None:

@@ -1,6 +1,8 @@
 """What srun is called with, and what it tells; no cluster is needed to try it."""
 
+import os
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,10 @@ def test_in_a_container_the_ranks_use_its_python(cluster, container):
     assert command[begin : begin + len(container)] == container
     assert command[-4:-1] == ["python3", "-m", "pretrain.train"]
     assert "/env/bin/python" not in command
+
+
+def test_an_srun_that_was_replaced_is_killed_at_once(tmp_path):
+    began = time.monotonic()
+    ended = launch.run(["sleep", "60"], os.environ, tmp_path / "logs", lambda: time.monotonic() > began + 0.5)
+    assert ended.exit_code == 128 + 9
+    assert time.monotonic() - began < 30
