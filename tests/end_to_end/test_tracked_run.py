@@ -1,6 +1,7 @@
 """What a real run leaves for Weights & Biases, and that it can do without."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,9 @@ def test_a_run_without_tracking_needs_no_wandb(shards, tmp_path):
     broken.mkdir()
     (broken / "wandb.py").write_text("raise ImportError('wandb is not installed')\n")
     run_dir = tmp_path / "run"
+    settings = smoke(shards, run_dir, "steps=6", "tracking=disabled")
     job = Job(
-        tmp_path, *smoke(shards, run_dir, "steps=6", "tracking=disabled"), ranks=1, PYTHONPATH=str(broken)
+        tmp_path, *settings, ranks=1, cold=True, PYTHONPATH=f"{broken}:{os.environ.get('PYTHONPATH', '')}"
     )
     job.succeeded()
     assert len(losses(run_dir)) == 6
