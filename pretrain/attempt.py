@@ -3,44 +3,24 @@
 All ranks do the same; what only one may do is done by rank 0 and told to the others.
 """
 
-import contextlib
 import json
 import os
-import time
-from collections.abc import Iterator
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from conf.exits import Exit, UserError
-from data_prep.tokenizer import load_tokenizer
-from pretrain import trained
-from pretrain.batch import BatchPlan
-from pretrain.checkpoint import Checkpoints, Progress
-from pretrain.config import TrainConfig
-from pretrain.distributed import World, gather_texts, job_ends_at, joined
-from pretrain.engine import Engine
-from pretrain.evaluation.suite import Suite
-from pretrain.guard import attempts, stopping
+from pretrain.building import built
+from pretrain.distributed import World, gather_texts, joined
+from pretrain.guard import attempts
 from pretrain.guard.heartbeat import Heart, Page
 from pretrain.guard.neighbours import introduction
-from pretrain.guard.stopping import StopRequest
-from pretrain.health import Health
-from pretrain.loop import Run, train
-from pretrain.meter import Meter, Scale
-from pretrain.model import GPT, initialise, parameter_count
-from pretrain.norms import Norms
+from pretrain.loop import train
 from pretrain.opening import Opened, opened
-from pretrain.peak import peak_flops
-from pretrain.stream.data import Batches, Sequences, training_order
-from pretrain.stream.ledger import Ledger
-from pretrain.throughput import flops_per_token
-from pretrain.validation import Validation
-from pretrain.watching import reference
 from pretrain.watching.code_commit import code_commit
 from pretrain.watching.console import Console
+from pretrain.watching.redaction import print_exception, redacted
 from pretrain.watching.stall import stalls_told
 from pretrain.watching.tracking import Tracker, open_tracker
 
@@ -50,11 +30,12 @@ def main(overrides: list[str], page: Page) -> int:
 
     What this rank does, and why it ends, is told on `page`, for its watchdog.
     """
+    sys.excepthook = print_exception  # libraries put addresses and headers into what they raise
     try:
         code = _attempt(overrides, page)
     except BaseException as error:
         if "end" not in page.notes():
-            page.note(end=attempts.raised(error))
+            page.note(end=redacted(attempts.raised(error)))
         raise
     return code
 
@@ -108,152 +89,6 @@ def _introduce(run_dir: Opened, world: World, page: Page) -> None:
     )
 
 
-@contextlib.contextmanager
-def built(
-    run_dir: Opened, world: World, console: Console, tracker: Tracker, *, heart: Heart, page: Page
-) -> Iterator[Run]:
-    """Build everything that trains, with the state of the newest checkpoint, if there is one."""
-    config, plan = run_dir.config, run_dir.plan
-    model = _model(run_dir)
-    parameters = parameter_count(model)
-    engine = _engine(model, config, plan, world)
-    checkpoints = _checkpoints(run_dir, world)
-    checkpoints.on_saved = tracker.saved
-    began_loading = time.perf_counter()
-    found = checkpoints.load(engine, console.say)
-    load_seconds = time.perf_counter() - began_loading
-    progress = found or Progress(began_at=run_dir.identity.began_at)
-    batches = _batches(run_dir, world, progress.step)
-    run = Run(
-        world=world,
-        plan=plan,
-        engine=engine,
-        batches=batches,
-        validation=_validation(run_dir, console),
-        checkpoints=checkpoints,
-        progress=progress,
-        tracker=tracker,
-        console=console,
-        meter=Meter(_scale(config, world, parameters), world),
-        stop=_stop_request(config, page),
-        health=Health(config.health, world, checkpoints.root),
-        norms=_norms(config, world, model),
-        suite=_suite(config, world),
-        reference=reference.named(config.reference) if config.reference else None,
-        ledger=Ledger(Path(config.run_dir), run_dir.attempt) if world.primary else None,
-        heart=heart,
-        sequence_tokens=config.data.sequence_tokens,
-        load_seconds=load_seconds if found else None,
-        startup_seconds=time.time() - psutil.Process().create_time(),
-        saved_step=progress.step if found else -1,
-    )
-    _announce(run, run_dir, parameters)
-    try:
-        yield run
-    except BaseException as error:  # before anything is closed, which may fail in its turn
-        page.note(end=attempts.raised(error))
-        raise
-    finally:
-        heart.enter("leave", run.progress.step)
-        batches.close()
-        if run.ledger:
-            run.ledger.close()
-        engine.close()
-
-
-def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> Engine:
-    return Engine(
-        model,
-        optim=config.optim,
-        zero=config.zero,
-        precision=config.precision,
-        plan=plan,
-        world=world,
-        seed=config.seed,
-        compiled=config.compile,
-        width_ratio=config.model.width_ratio,
-    )
-
-
-def _model(run_dir: Opened) -> GPT:
-    """Return the model as the run begins; where it has a checkpoint, that one counts."""
-    config = run_dir.config
-    model = GPT(config.model, end_of_text=config.end_of_text)
-    if config.init_from and run_dir.fresh:
-        model.load_state_dict(trained.initial_weights(Path(config.init_from), config.model))
-    else:
-        initialise(model, config.seed)
-    return model
-
-
-def _suite(config: TrainConfig, world: World) -> Suite | None:
-    if not config.evaluation.tasks and not config.evaluation.prompts:
-        return None
-    return Suite(config.evaluation, world, config.model, load_tokenizer())
-
-
-def _checkpoints(run_dir: Opened, world: World) -> Checkpoints:
-    return Checkpoints(
-        Path(run_dir.config.run_dir),
-        world=world,
-        lease=run_dir.lease,
-        identity=run_dir.identity.borne,
-        config=run_dir.config.checkpoint,
-    )
-
-
-def _batches(run_dir: Opened, world: World, first_step: int) -> Batches:
-    config, plan = run_dir.config, run_dir.plan
-    sequences, order = training_order(
-        run_dir.index, config.data, batch_sequences=plan.sequences, seed=config.seed
-    )
-    return Batches(
-        sequences,
-        order,
-        plan=plan,
-        rank=world.rank,
-        first_step=first_step,
-        prefetch=config.data.prefetch_batches,
-        device=world.device,
-    )
-
-
-def _validation(run_dir: Opened, console: Console) -> Validation | None:
-    config = run_dir.config
-    if "validation" in run_dir.index.splits:
-        tokens = config.data.sequence_tokens
-        sequences = Sequences(run_dir.index, "validation", tokens, cached_blocks=2)
-        if len(sequences):
-            return Validation(sequences, config.validation, tokens)
-    console.say("no validation loss: the data set's validation split holds no whole sequence")
-    return None
-
-
-def _stop_request(config: TrainConfig, page: Page) -> StopRequest:
-    began_at = psutil.Process().create_time()
-    return StopRequest(
-        Path(config.run_dir),
-        page=page,
-        time_limit=stopping.time_limit(config.stop, began_at=began_at, ends_at=job_ends_at()),
-        margin_seconds=config.stop.margin_seconds,
-    )
-
-
-def _norms(config: TrainConfig, world: World, model: GPT) -> Norms:
-    names = [name for name, _ in model.named_parameters()]
-    return Norms(config.norms, world, parameters=names, beta1=config.optim.beta1)
-
-
-def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:
-    model, tokens = config.model, config.data.sequence_tokens
-    in_products = parameters - model.context * model.channels  # positions are added, not multiplied
-    cost = flops_per_token(
-        parameters=in_products, layers=model.layers, channels=model.channels, sequence_tokens=tokens
-    )
-    peak = peak_flops(world.device, precision=config.precision, configured_tflops=config.cluster.peak_tflops)
-    return Scale(config.batch.tokens, config.steps, parameters, cost, peak, config.optim.clip_norm)
-
-
 def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:
     facts: dict[str, Any] = {
         **asdict(run_dir.config),
@@ -271,19 +106,3 @@ def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:
         primary=world.primary,
         say=console.say,
     )
-
-
-def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
-    """Say what begins."""
-    config, plan = run_dir.config, run.plan
-    cut = f"{plan.ranks} × {plan.accumulation} × {plan.micro_sequences} × {run.sequence_tokens}"
-    how = f"ZeRO-{config.zero.stage}, {config.precision}, {run.world.device.type}"
-    run.console.say(
-        f"{parameters:,} parameters; a step is {config.batch.tokens:,} tokens "
-        f"({cut}: ranks, accumulation, sequences, tokens); {how}; data {run_dir.index.fingerprint[:12]}"
-    )
-    if run_dir.stop_file_removed:
-        run.console.say(f"removed the file {stopping.STOP_FILE}, which had stopped the run")
-    step = run.progress.step
-    run.console.say(f"resumed at step {step} of {config.steps}" if step else f"begins: {config.steps} steps")
-    run.tracker.event("resumed" if step else "begun", step=step)

@@ -12,7 +12,7 @@ import json
 import math
 import platform
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +22,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from conf.exits import CorruptError
 from pretrain.distributed import World, gather_texts, on_primary
 from pretrain.engine import Engine
 from pretrain.pieces import KINDS, Pieces, key_of
 from pretrain.storage import commit
 from pretrain.storage.commit import FileRecord, Manifest
 from pretrain.storage.lease import Lease
+from pretrain.stream.detours import Detour, is_left_behind
 
 DIRECTORY = "checkpoints"
 
@@ -162,13 +164,15 @@ class Checkpoints:
         if self._gathered:
             self._gathered, self.failures = False, 0
 
-    def load(self, engine: Engine, say: Callable[[str], None]) -> Progress | None:
+    def load(
+        self, engine: Engine, say: Callable[[str], None], detours: Sequence[Detour] = ()
+    ) -> Progress | None:
         """Fill `engine` from the newest valid checkpoint; return None in a directory without any.
 
-        `say` hears of each damaged one that was passed over. Raises NoCheckpointError if there have
-        been checkpoints and none is valid.
+        One that one of the `detours` leaves behind is moved aside first. `say` hears of each that was
+        passed over. Raises NoCheckpointError if there have been checkpoints and none is valid.
         """
-        found = json.loads(on_primary(self._world, lambda: self._newest(say)))
+        found = json.loads(on_primary(self._world, lambda: self._newest(say, detours)))
         if found is None:
             return None
         name, facts = found
@@ -180,7 +184,26 @@ class Checkpoints:
         engine.resumed_at(progress.step, facts["adam_steps"])
         return progress
 
-    def _newest(self, say: Callable[[str], None]) -> str:
+    def newest_position(self, at_most: int) -> int | None:
+        """Return where the newest whole state stands that has consumed no more than `at_most` sequences.
+
+        On rank 0, while nothing is being saved. Raises LeaseHeldError if another trainer has replaced it.
+        """
+        assert self._lease is not None, "rank 0 holds the lease"
+        self._lease.check()
+        for path in commit.checkpoints(self.root):
+            with contextlib.suppress(CorruptError):
+                position = int(commit.verify(path).facts["progress"]["sequences"])
+                if position <= at_most:
+                    return position
+        return None
+
+    def _newest(self, say: Callable[[str], None], detours: Sequence[Detour]) -> str:
+        for each in commit.candidates(self.root):
+            facts = each.manifest.facts if each.manifest else {}
+            if facts and is_left_behind(int(facts["progress"]["sequences"]), detours):
+                commit.set_aside(self.root, each.name, "left behind by a roll-back")
+                say(f"passed over {each.name}: left behind by a roll-back")
         found = commit.newest_valid(
             self.root,
             run_id=self._identity["run_id"],

@@ -15,6 +15,7 @@ from pretrain.loop import LoopConfig
 from pretrain.model import GPTConfig
 from pretrain.norms import NormsConfig
 from pretrain.optim import AdamWConfig
+from pretrain.roll_back import RollBackConfig
 from pretrain.schedule import ScheduleConfig
 from pretrain.stream.data import DataConfig
 from pretrain.validation import ValidationConfig
@@ -38,6 +39,7 @@ FREE = (
     "zero",
     "stop",
     "health",
+    "roll_back",  # what it has decided on is in the ledger, and stays
     "watchdog",
     "reference",
     "norms",
@@ -85,6 +87,7 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    roll_back: RollBackConfig = field(default_factory=RollBackConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     norms: NormsConfig = field(default_factory=NormsConfig)

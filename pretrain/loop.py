@@ -4,31 +4,23 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
 from conf.exits import Exit
-from pretrain.batch import BatchPlan
-from pretrain.checkpoint import CheckpointConfig, Checkpoints, Progress
-from pretrain.distributed import Vote, World, largest
+from pretrain.checkpoint import CheckpointConfig
+from pretrain.distributed import Vote, largest
 from pretrain.engine import Engine
-from pretrain.evaluation.suite import Suite
-from pretrain.guard.heartbeat import Heart, Page
-from pretrain.guard.stopping import StopRequest, Wish
-from pretrain.health import Health, Stragglers
+from pretrain.guard.stopping import Wish
 from pretrain.key_value_cache import KeyValueCache
-from pretrain.meter import Meter
-from pretrain.norms import Norms
+from pretrain.run import Run
 from pretrain.schedule import ScheduleConfig, learning_rate
-from pretrain.stream.data import Batches
-from pretrain.stream.ledger import Entry, Ledger
-from pretrain.validation import Validation
-from pretrain.watching.console import Console
+from pretrain.stream.detours import landed
+from pretrain.stream.ledger import Entry
 from pretrain.watching.disk import room
-from pretrain.watching.reference import Reference, distance
-from pretrain.watching.tracking import Tracker
+from pretrain.watching.reference import distance
 
 _MOST_FAILED_SAVES = 3  # in a row; each is tried again at the next interval
 
@@ -45,38 +37,6 @@ class LoopConfig:
     patience: int | None  # validations that are no better than the best; then the run ends
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig
-
-
-@dataclass
-class Run:
-    """Everything that one process of a run holds."""
-
-    world: World
-    plan: BatchPlan
-    engine: Engine
-    batches: Batches
-    validation: Validation | None
-    checkpoints: Checkpoints
-    progress: Progress
-    tracker: Tracker
-    console: Console
-    meter: Meter
-    stop: StopRequest
-    sequence_tokens: int
-    startup_seconds: float | None  # until the first report has told them
-    health: Health
-    norms: Norms
-    ledger: Ledger | None  # rank 0 writes it
-    reference: Reference | None = None
-    suite: Suite | None = None
-    stragglers: Stragglers = field(default_factory=Stragglers)
-    heart: Heart = field(default_factory=lambda: Heart(Page()))
-    load_seconds: float | None = None  # of the state that it went on from; until a report has told them
-    save_seconds: float = 0.0  # the longest save so far, from its beginning until it counted
-    saving_since: float | None = None
-    saved_step: int = -1
-    validated_step: int = -1
-    best_now: bool = False  # no validation loss was lower than this step's
 
 
 def train(run: Run, config: LoopConfig) -> Exit:
@@ -100,6 +60,8 @@ def train(run: Run, config: LoopConfig) -> Exit:
             _aside(run, "report", lambda: _compare(run))
         if due(step, config.log_every, last):
             _aside(run, "report", lambda: _report(run))
+            if _goes_back(run):
+                continue
         if due(step, config.validate_every, config.steps):
             _aside(run, "evaluate", lambda: _validate(run))
         if _exhausted(run, config):
@@ -128,6 +90,7 @@ def _step(run: Run, config: LoopConfig) -> None:
     run.best_now = False
     run.heart.enter("data", run.progress.step)
     batch = next(run.batches)
+    run.progress.sequences = landed(run.progress.sequences, run.roll_back.detours)
     run.heart.enter("step", run.progress.step)
     rate = learning_rate(run.progress.step, config.steps, config.schedule)
     run.norms.before(run.progress.step, run.engine.fragments())
@@ -179,6 +142,29 @@ def _report(run: Run) -> None:
         metrics |= room(run.checkpoints.root.parent, run.meter.scale.parameters)
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
     run.console.report(run.progress.step, metrics)
+    run.reported_loss = metrics["train/loss"]
+
+
+def _goes_back(run: Run) -> bool:
+    """Return to an earlier state if the reported loss is a spike; say whether that was done."""
+    loss, spiked = run.reported_loss, run.progress
+    if not run.roll_back.is_spike(loss, spiked):
+        return False
+    run.heart.enter("save", spiked.step)
+    _forgiving(run, run.checkpoints.settle)
+    if not run.roll_back.decided(loss, spiked):
+        run.tracker.alert("no roll-back", f"no state is left from before the spike at step {spiked.step}")
+        return False
+    run.batches.close()
+    found = run.checkpoints.load(run.engine, run.console.say, run.roll_back.detours)
+    assert found is not None, "a roll-back names the state that it goes back to"
+    run.progress = found
+    run.batches = run.batches_from(found.sequences, run.roll_back.detours)
+    run.saved_step = run.validated_step = found.step
+    text = f"from step {spiked.step} to step {found.step}, because of a loss of {loss:.4f}"
+    run.tracker.alert("rolled back", f"{text}; the sequences in between are passed over")
+    run.meter.resume()
+    return True
 
 
 def _validate(run: Run) -> None:

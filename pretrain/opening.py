@@ -21,7 +21,9 @@ from pretrain.config import TrainConfig
 from pretrain.distributed import World, on_primary
 from pretrain.guard import attempts, stopping
 from pretrain.storage import commit, lease
+from pretrain.stream import ledger
 from pretrain.stream.data import training_order
+from pretrain.stream.detours import Detour
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Opened:
     lease: lease.Lease | None  # rank 0 holds it
     stop_file_removed: bool
     fresh: bool  # no checkpoint has ever been there
+    detours: tuple[Detour, ...] = ()  # that earlier attempts decided on
 
 
 @contextlib.contextmanager
@@ -54,6 +57,7 @@ def opened(world: World, overrides: list[str]) -> Iterator[Opened]:
             lease=held[0] if held else None,
             stop_file_removed=facts["stop_file_removed"],
             fresh=facts["fresh"],
+            detours=tuple(Detour(*each) for each in facts["detours"]),
         )
     finally:
         for each in held:
@@ -83,7 +87,8 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
         run_dir, host=socket.gethostname(), pid=os.getpid(), ranks=ranks, overrides=overrides
     )
     text = OmegaConf.to_yaml(raw, resolve=True)
-    facts = {"config": text, "identity": asdict(identity), "attempt": attempt}
+    detours = ledger.detours(run_dir)
+    facts = {"config": text, "identity": asdict(identity), "attempt": attempt, "detours": detours}
     return json.dumps({**facts, "stop_file_removed": cleared, "fresh": fresh})
 
 

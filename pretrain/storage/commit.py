@@ -27,11 +27,13 @@ from pretrain.storage.manifest import (
 from pretrain.storage.recovery import (
     SUPERSEDED,
     TEMPORARY,
+    candidates,
     check_files,
     checkpoints,
     highest_fence,
     newest_valid,
     remove_leftovers,
+    set_aside,
     verify,
 )
 from pretrain.storage.retention import prune, save_due
@@ -42,12 +44,14 @@ __all__ = [
     "Manifest",
     "abandon",
     "begin",
+    "candidates",
     "checkpoints",
     "commit",
     "highest_fence",
     "newest_valid",
     "prune",
     "save_due",
+    "set_aside",
     "verify",
     "write",
 ]

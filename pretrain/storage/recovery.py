@@ -206,9 +206,15 @@ def _accepted(
 
 
 def _quarantine(root: Path, name: str, reason: str) -> None:
-    """Move a damaged checkpoint aside, with the reason beside it."""
+    """Move a damaged checkpoint aside, if that can be done."""
     # Going on matters more: what cannot be moved now is passed over again at the next start.
-    with suppress(OSError), durable.opened_directory(root) as directory:
+    with suppress(OSError):
+        set_aside(root, name, reason)
+
+
+def set_aside(root: Path, name: str, reason: str) -> None:
+    """Rename a checkpoint so that no run goes on from it, durably, with the reason beside it."""
+    with durable.opened_directory(root) as directory:
         present = durable.entries(directory)
         tries = (f"{BAD}{name}" + (f"-{n}" if n else "") for n in range(len(present) + 1))
         bad = next(each for each in tries if each not in present)

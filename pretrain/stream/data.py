@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ import torch
 from conf.exits import DatasetError
 from data_prep.shards import Index, read_block
 from pretrain.batch import BatchPlan
+from pretrain.stream.detours import Detour, landed
 from pretrain.stream.order import Order
 
 _BLOCKS_PER_LANE = 2  # the block being read, and the one that the lane has just left or will enter
@@ -111,7 +112,7 @@ def training_order(
 
 
 class Batches:
-    """This rank's batches, from a step on."""
+    """This rank's batches, from a step on; what the detours pass over counts as steps, too."""
 
     def __init__(
         self,
@@ -123,8 +124,10 @@ class Batches:
         first_step: int,
         prefetch: int,
         device: torch.device,
+        detours: Sequence[Detour] = (),
     ) -> None:
         self._sequences = sequences
+        self._detours = detours
         self._order = order
         self._plan = plan
         self._rank = rank
@@ -160,6 +163,7 @@ class Batches:
     def _fill(self, step: int) -> None:
         try:
             while not self._closing.is_set():
+                step = landed(step * self._plan.sequences, self._detours) // self._plan.sequences
                 self._put(self._read(step))
                 step += 1
         except BaseException as error:

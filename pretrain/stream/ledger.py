@@ -1,7 +1,8 @@
 """Which sequences each step consumed, over all attempts: the proof that none was lost or taken twice.
 
-Rank 0 writes one line of `ledger.jsonl` per step. A step that a later attempt takes again replaces the
-steps from there on: they were not part of a saved state.
+Rank 0 writes one line of `ledger.jsonl` per step. A step that is taken again replaces the steps from
+there on: they are not part of the run. A line of its own tells of a detour, and is on disk before
+anybody takes it.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pretrain.storage import durable
+from pretrain.stream.detours import Detour, landed, merged
 
 NAME = "ledger.jsonl"
 
@@ -29,10 +31,11 @@ class Account(NamedTuple):
 
     steps: int
     sequences: int
-    lost: int  # sequences that were passed over
+    lost: int  # sequences that were passed over without a word
     duplicated: int  # sequences that were taken twice
     retaken_steps: int  # steps that a later attempt took again
-    changed_steps: int  # of those, the ones that consumed something else than the first time
+    changed_steps: int  # of those, the ones that consumed something else without a detour
+    passed_over: int = 0  # sequences, on purpose
 
 
 class Ledger:
@@ -48,6 +51,12 @@ class Ledger:
         """Add a step."""
         self._file.write(json.dumps({"attempt": self._attempt, **entry._asdict()}) + "\n")
 
+    def pass_over(self, detour: Detour, *, step: int, because: str) -> None:
+        """Add a detour that was decided on after `step`; return when it is on disk."""
+        facts = {"pass_over": list(detour), "step": step, "because": because}
+        self._file.write(json.dumps({"attempt": self._attempt, **facts}) + "\n")
+        self.sync()
+
     def sync(self) -> None:
         """Return when the disk has all of it, as before a save that counts on it."""
         durable.sync(self._file.fileno())
@@ -57,27 +66,42 @@ class Ledger:
         self._file.close()
 
 
-def read(run_dir: Path) -> list[Entry]:
-    """Return all entries, attempt after attempt; a line that a crash cut off is left out.
+def read(run_dir: Path) -> list[Entry | Detour]:
+    """Return what is written, attempt after attempt; a line that a crash cut off is left out.
 
     The ranks of a node that was cut off may write on for a while after the next attempt has begun.
     """
-    entries: list[tuple[int, Entry]] = []
-    for line in (run_dir / NAME).read_text().splitlines():
+    path = run_dir / NAME
+    entries: list[tuple[int, Entry | Detour]] = []
+    for line in path.read_text().splitlines() if path.exists() else ():
         try:
             facts = json.loads(line)
         except ValueError:
             continue
-        entries.append((facts["attempt"], Entry(**{name: facts[name] for name in Entry._fields})))
+        if "pass_over" in facts:
+            entry = Detour(*facts["pass_over"])
+        else:
+            entry = Entry(**{name: facts[name] for name in Entry._fields})
+        entries.append((facts["attempt"], entry))
     return [entry for _, entry in sorted(entries, key=lambda each: each[0])]
 
 
-def account(entries: Iterable[Entry]) -> Account:
+def detours(run_dir: Path) -> tuple[Detour, ...]:
+    """Return the detours that a run has decided on, in that order."""
+    return tuple(each for each in read(run_dir) if isinstance(each, Detour))
+
+
+def account(entries: Iterable[Entry | Detour]) -> Account:
     """Return what the run that these entries tell of has consumed."""
     lineage: dict[int, Entry] = {}
     earlier: dict[int, Entry] = {}
+    passed_over: list[Detour] = []
     retaken = changed = 0
     for entry in entries:
+        if isinstance(entry, Detour):  # what was consumed since its begin is to change
+            passed_over.append(entry)
+            earlier = {step: kept for step, kept in earlier.items() if kept.first < entry.begin}
+            continue
         if before := earlier.get(entry.step):
             retaken += 1
             changed += entry[:3] != before[:3] or (
@@ -85,13 +109,16 @@ def account(entries: Iterable[Entry]) -> Account:
             )
             lineage = {step: kept for step, kept in lineage.items() if step < entry.step}
         lineage[entry.step] = earlier[entry.step] = entry
-    lost = duplicated = expected = 0
+    ways = merged(passed_over)
+    lost = duplicated = expected = skipped = 0
     for step in sorted(lineage):
-        entry = lineage[step]
-        lost += max(0, entry.first - expected)
-        duplicated += max(0, expected - entry.first)
-        expected = max(expected, entry.first + entry.sequences)
-    return Account(len(lineage), expected - lost, lost, duplicated, retaken, changed)
+        entry, due = lineage[step], landed(expected, ways)
+        skipped += due - expected
+        lost += max(0, entry.first - due)
+        duplicated += max(0, due - entry.first)
+        expected = max(due, entry.first + entry.sequences)
+    consumed = expected - lost - skipped
+    return Account(len(lineage), consumed, lost, duplicated, retaken, changed, skipped)
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Train as `python -m pretrain.train` does, with the faults that PLANT names: what@step#rank, by commas.
 
-The step is the number of optimizer steps done when it strikes; without #rank it strikes all ranks. As
+The step is the number of optimizer steps done when it strikes (of a spike, of sequences consumed); without
+#rank it strikes all ranks. As
 in the command itself, the parent of a rank imports nothing heavy.
 """
 
@@ -62,6 +63,12 @@ def crash(_: object) -> None:
     raise RuntimeError("planted")
 
 
+def crash_with_secrets(_: object) -> None:
+    """Raise what an HTTP library might: the first two are in the address, the third in the environment."""
+    one, two, three = (os.environ[name] for name in ("IN_USER", "IN_QUERY", "HF_TOKEN"))
+    raise RuntimeError(f"401 for https://user:{one}@host/?api_key={two} with Authorization: Bearer {three}")
+
+
 def hang_in_data(step: int) -> None:
     from pretrain.stream.data import Batches
 
@@ -74,6 +81,20 @@ def hang_in_save(step: int) -> None:
 
     hang = partial(time.sleep, FOR_EVER)
     before(Checkpoints, "begin", step, lambda _: hang(), lambda _, __, progress: progress.step)
+
+
+def slow_save(step: int) -> None:
+    """Never finish writing this rank's file of the state after `step`, while training goes on."""
+    from pretrain import checkpoint
+
+    original = checkpoint._write
+
+    def write(directory, *arguments):
+        if f"-{step:08d}-" in directory.name:
+            time.sleep(FOR_EVER)
+        return original(directory, *arguments)
+
+    checkpoint._write = write
 
 
 def hang_in_evaluation(step: int) -> None:
@@ -97,6 +118,20 @@ def poison(step: int) -> None:
     GPT.forward = forward
 
 
+def spike(sequences: int) -> None:
+    """Report too large a loss when so many sequences have been consumed, and no other time."""
+    from pretrain.meter import Meter
+
+    original = Meter.report
+
+    def report(self, progress, *arguments):
+        metrics = original(self, progress, *arguments)
+        metrics["train/loss"] += 100.0 * (progress.sequences == sequences)
+        return metrics
+
+    Meter.report = report
+
+
 def flip_a_bit(step: int) -> None:
     """Flip one bit of one weight after `step`, before the ranks compare them."""
     import torch
@@ -116,11 +151,14 @@ PLANTS: dict[str, Callable[[int], None]] = {
     "hang": in_step(lambda _: time.sleep(FOR_EVER)),
     "interpreter": in_step(hold_the_interpreter),
     "crash": in_step(crash),
+    "crash-with-secrets": in_step(crash_with_secrets),
     "flip": flip_a_bit,
     "hang-in-data": hang_in_data,
     "hang-in-save": hang_in_save,
     "hang-in-evaluation": hang_in_evaluation,
     "poison": poison,
+    "spike": spike,
+    "slow-save": slow_save,
 }
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pretrain.distributed import World
 from pretrain.engine import Engine
 from pretrain.pieces import saved_weights
 from pretrain.storage import commit, lease
+from pretrain.stream.detours import Detour
 
 IDENTITY = {"run_id": "run", "config_sha256": "c" * 64, "dataset_fingerprint": "d" * 64}
 
@@ -219,3 +220,30 @@ def test_a_value_out_of_range_is_refused(wrong: dict[str, float]):
 
 def test_checkpoints_lie_in_a_folder_of_their_own(checkpoints: Checkpoints, tmp_path: Path):
     assert checkpoints.root == tmp_path / DIRECTORY
+
+
+def test_states_that_a_detour_leaves_behind_are_moved_aside_and_never_loaded(
+    world: World, checkpoints: Checkpoints
+):
+    """States after 8, 12 and 16 sequences; the detour from 8 to 16 leaves the last two behind."""
+    checkpoints._config = CheckpointConfig(keep_last=3)
+    saved(checkpoints, world, 2, 3, 4)
+    ours = engine(world, stage=1, model=fresh_model(seed=9))
+    said: list[str] = []
+    progress = checkpoints.load(ours, said.append, [Detour(8, 16)])
+    assert progress is not None
+    assert (progress.step, progress.sequences) == (2, 8)
+    assert [each.partition(":")[0] for each in said] == [
+        "passed over step-00000004",
+        "passed over step-00000003",
+    ]
+    assert "roll-back" in (checkpoints.root / ".bad-step-00000004.reason.txt").read_text()
+
+
+def test_the_newest_position_is_that_of_a_whole_state(world: World, checkpoints: Checkpoints):
+    checkpoints._config = CheckpointConfig(keep_last=3)
+    saved(checkpoints, world, 2, 3, 4)
+    assert [checkpoints.newest_position(most) for most in (7, 8, 15, 99)] == [None, 8, 12, 16]
+    (file,) = (checkpoints.root / "step-00000003").glob("state-*")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert checkpoints.newest_position(15) == 8

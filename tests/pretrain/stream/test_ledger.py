@@ -2,7 +2,8 @@
 
 import pytest
 
-from pretrain.stream.ledger import Account, Entry, Ledger, account, read
+from pretrain.stream.detours import Detour
+from pretrain.stream.ledger import Account, Entry, Ledger, account, detours, read
 
 
 def entry(step, first=None, sequences=4, places="x"):
@@ -27,6 +28,38 @@ def test_a_step_that_begins_too_early_duplicates():
 @pytest.mark.parametrize("other", [entry(2, first=5), entry(2, places="y")])
 def test_a_retaken_step_that_consumes_something_else_is_counted(other):
     assert account([entry(1), entry(2), other]).changed_steps == 1
+
+
+def test_a_detour_is_neither_lost_nor_a_change():
+    """Steps 3 and 4 spiked; steps 3 to 5 then took the four batches behind them, also after a resume."""
+    before = [entry(1), entry(2), entry(3), entry(4), Detour(8, 16)]
+    after = [
+        entry(3, first=16),
+        entry(4, first=20),
+        entry(3, first=16),
+        entry(4, first=20),
+        entry(5, first=24),
+    ]
+    assert account(before + after) == Account(
+        5, 20, lost=0, duplicated=0, retaken_steps=2, changed_steps=0, passed_over=8
+    )
+
+
+def test_who_does_not_take_a_detour_is_noticed():
+    assert account([entry(1), Detour(4, 8), entry(2)]).duplicated == 4
+    assert account([entry(1), Detour(4, 8), entry(2, first=12)]).lost == 4
+
+
+def test_a_detour_is_on_disk_when_it_is_decided_on(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("pretrain.storage.durable.sync", lambda _: synced.append(detours(tmp_path)))
+    assert detours(tmp_path) == ()
+    ledger = Ledger(tmp_path, 0)
+    ledger.write(entry(1))
+    ledger.pass_over(Detour(4, 8), step=2, because="a spike")
+    ledger.close()
+    assert synced == [(Detour(4, 8),)]
+    assert read(tmp_path) == [entry(1), Detour(4, 8)]
 
 
 def test_a_line_that_a_crash_cut_off_is_passed_over(tmp_path):

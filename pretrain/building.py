@@ -1,0 +1,217 @@
+"""How a run is put together: each part from its own settings, with the state of the newest checkpoint."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from data_prep.tokenizer import load_tokenizer
+from pretrain import trained
+from pretrain.batch import BatchPlan
+from pretrain.checkpoint import Checkpoints, Progress
+from pretrain.config import TrainConfig
+from pretrain.distributed import World, job_ends_at
+from pretrain.engine import Engine
+from pretrain.evaluation.suite import Suite
+from pretrain.guard import attempts, stopping
+from pretrain.guard.heartbeat import Heart, Page
+from pretrain.guard.stopping import StopRequest
+from pretrain.health import Health
+from pretrain.meter import Meter, Scale
+from pretrain.model import GPT, initialise, parameter_count
+from pretrain.norms import Norms
+from pretrain.opening import Opened
+from pretrain.peak import peak_flops
+from pretrain.roll_back import RollBack, losses_up_to
+from pretrain.run import Run
+from pretrain.stream.data import Batches, Sequences, training_order
+from pretrain.stream.detours import Detour, merged
+from pretrain.stream.ledger import Ledger
+from pretrain.throughput import flops_per_token
+from pretrain.validation import Validation
+from pretrain.watching import reference
+from pretrain.watching.console import Console
+from pretrain.watching.redaction import redacted
+from pretrain.watching.tracking import Tracker
+
+
+@contextlib.contextmanager
+def built(
+    run_dir: Opened, world: World, console: Console, tracker: Tracker, *, heart: Heart, page: Page
+) -> Iterator[Run]:
+    """Build everything that trains, with the state of the newest checkpoint, if there is one."""
+    config, plan = run_dir.config, run_dir.plan
+    model = _model(run_dir)
+    engine = _engine(model, config, plan, world)
+    checkpoints = _checkpoints(run_dir, world, tracker)
+    began_loading = time.perf_counter()
+    found = checkpoints.load(engine, console.say, merged(run_dir.detours))
+    load_seconds = time.perf_counter() - began_loading
+    progress = found or Progress(began_at=run_dir.identity.began_at)
+    roll_back = _roll_back(run_dir, world, checkpoints, progress)
+    run = Run(
+        world=world,
+        plan=plan,
+        engine=engine,
+        batches=_batches(run_dir, world, progress.sequences, roll_back.detours),
+        batches_from=partial(_batches, run_dir, world),
+        roll_back=roll_back,
+        validation=_validation(run_dir, console),
+        checkpoints=checkpoints,
+        progress=progress,
+        tracker=tracker,
+        console=console,
+        meter=Meter(_scale(config, world, parameter_count(model)), world),
+        stop=_stop_request(config, page),
+        health=Health(config.health, world, checkpoints.root),
+        norms=_norms(config, world, model),
+        suite=_suite(config, world),
+        reference=reference.named(config.reference) if config.reference else None,
+        ledger=roll_back.ledger,
+        heart=heart,
+        sequence_tokens=config.data.sequence_tokens,
+        load_seconds=load_seconds if found else None,
+        startup_seconds=time.time() - psutil.Process().create_time(),
+        saved_step=progress.step if found else -1,
+    )
+    _announce(run, run_dir, run.meter.scale.parameters)
+    try:
+        yield run
+    except BaseException as error:  # before anything is closed, which may fail in its turn
+        page.note(end=redacted(attempts.raised(error)))
+        raise
+    finally:
+        heart.enter("leave", run.progress.step)
+        run.batches.close()
+        if run.ledger:
+            run.ledger.close()
+        engine.close()
+
+
+def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> Engine:
+    return Engine(
+        model,
+        optim=config.optim,
+        zero=config.zero,
+        precision=config.precision,
+        plan=plan,
+        world=world,
+        seed=config.seed,
+        compiled=config.compile,
+        width_ratio=config.model.width_ratio,
+    )
+
+
+def _model(run_dir: Opened) -> GPT:
+    """Return the model as the run begins; where it has a checkpoint, that one counts."""
+    config = run_dir.config
+    model = GPT(config.model, end_of_text=config.end_of_text)
+    if config.init_from and run_dir.fresh:
+        model.load_state_dict(trained.initial_weights(Path(config.init_from), config.model))
+    else:
+        initialise(model, config.seed)
+    return model
+
+
+def _suite(config: TrainConfig, world: World) -> Suite | None:
+    if not config.evaluation.tasks and not config.evaluation.prompts:
+        return None
+    return Suite(config.evaluation, world, config.model, load_tokenizer())
+
+
+def _checkpoints(run_dir: Opened, world: World, tracker: Tracker) -> Checkpoints:
+    checkpoints = Checkpoints(
+        Path(run_dir.config.run_dir),
+        world=world,
+        lease=run_dir.lease,
+        identity=run_dir.identity.borne,
+        config=run_dir.config.checkpoint,
+    )
+    checkpoints.on_saved = tracker.saved
+    return checkpoints
+
+
+def _roll_back(run_dir: Opened, world: World, checkpoints: Checkpoints, progress: Progress) -> RollBack:
+    directory = Path(run_dir.config.run_dir)
+    told = directory if world.primary and run_dir.attempt else None
+    return RollBack(
+        run_dir.config.roll_back,
+        world,
+        checkpoints,
+        ledger=Ledger(directory, run_dir.attempt) if world.primary else None,
+        losses=losses_up_to(told, progress.step) if told else (),
+        detours=run_dir.detours,
+        position=progress.sequences,
+    )
+
+
+def _batches(run_dir: Opened, world: World, position: int, detours: Sequence[Detour]) -> Batches:
+    config, plan = run_dir.config, run_dir.plan
+    sequences, order = training_order(
+        run_dir.index, config.data, batch_sequences=plan.sequences, seed=config.seed
+    )
+    return Batches(
+        sequences,
+        order,
+        plan=plan,
+        rank=world.rank,
+        first_step=position // plan.sequences,
+        prefetch=config.data.prefetch_batches,
+        device=world.device,
+        detours=detours,
+    )
+
+
+def _validation(run_dir: Opened, console: Console) -> Validation | None:
+    config = run_dir.config
+    if "validation" in run_dir.index.splits:
+        tokens = config.data.sequence_tokens
+        sequences = Sequences(run_dir.index, "validation", tokens, cached_blocks=2)
+        if len(sequences):
+            return Validation(sequences, config.validation, tokens)
+    console.say("no validation loss: the data set's validation split holds no whole sequence")
+    return None
+
+
+def _stop_request(config: TrainConfig, page: Page) -> StopRequest:
+    began_at = psutil.Process().create_time()
+    return StopRequest(
+        Path(config.run_dir),
+        page=page,
+        time_limit=stopping.time_limit(config.stop, began_at=began_at, ends_at=job_ends_at()),
+        margin_seconds=config.stop.margin_seconds,
+    )
+
+
+def _norms(config: TrainConfig, world: World, model: GPT) -> Norms:
+    names = [name for name, _ in model.named_parameters()]
+    return Norms(config.norms, world, parameters=names, beta1=config.optim.beta1)
+
+
+def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:
+    model, tokens = config.model, config.data.sequence_tokens
+    in_products = parameters - model.context * model.channels  # positions are added, not multiplied
+    cost = flops_per_token(
+        parameters=in_products, layers=model.layers, channels=model.channels, sequence_tokens=tokens
+    )
+    peak = peak_flops(world.device, precision=config.precision, configured_tflops=config.cluster.peak_tflops)
+    return Scale(config.batch.tokens, config.steps, parameters, cost, peak, config.optim.clip_norm)
+
+
+def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
+    """Say what begins."""
+    config, plan = run_dir.config, run.plan
+    cut = f"{plan.ranks} × {plan.accumulation} × {plan.micro_sequences} × {run.sequence_tokens}"
+    how = f"ZeRO-{config.zero.stage}, {config.precision}, {run.world.device.type}"
+    run.console.say(
+        f"{parameters:,} parameters; a step is {config.batch.tokens:,} tokens "
+        f"({cut}: ranks, accumulation, sequences, tokens); {how}; data {run_dir.index.fingerprint[:12]}"
+    )
+    if run_dir.stop_file_removed:
+        run.console.say(f"removed the file {stopping.STOP_FILE}, which had stopped the run")
+    step = run.progress.step
+    run.console.say(f"resumed at step {step} of {config.steps}" if step else f"begins: {config.steps} steps")
+    run.tracker.event("resumed" if step else "begun", step=step)
