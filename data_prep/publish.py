@@ -77,9 +77,10 @@ def sha256_of_file(path: Path) -> str:
 
 def read_exactly(descriptor: int, length: int, offset: int) -> bytearray:
     """Return up to `length` bytes at `offset`: fewer only where the file ends."""
-    content = bytearray(length)
+    # What an index claims is not to be reserved before the file is known to be so long.
+    content = bytearray(min(length, max(0, os.fstat(descriptor).st_size - offset)))
     view, done = memoryview(content), 0
-    while done < length:
+    while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if count == 0:
             break

@@ -7,6 +7,8 @@ from typing import Any, BinaryIO, cast
 
 from conf.exits import ConfigError, DatasetError
 
+# Of all that fsspec knows; some of the others run programs, and a chain reaches into local files.
+SCHEMES = ("s3", "gs", "gcs", "https", "http", "hf", "memory")
 _BUFFER_BYTES = 1 << 20
 
 # What file systems call the thing that changes when a file does, the surest first.
@@ -92,13 +94,20 @@ def put(files: list[Path], url: str) -> None:
 
 
 def _filesystem(path: str) -> Any:
-    """Return the fsspec file system of a URL; raise ConfigError if what it needs is not installed."""
+    """Return the fsspec file system of a URL.
+
+    Raises ConfigError for a scheme other than SCHEMES, a chain of them, and one whose library is missing.
+    """
+    scheme, _, rest = path.partition("://")
+    if scheme not in SCHEMES or "::" in rest:
+        raise ConfigError(
+            f"cannot open {scheme[:40]}:// paths; use {', '.join(SCHEMES[:-1])}, or copy the files"
+        )
     try:
         import fsspec  # noqa: PLC0415  local corpora need no remote library
 
         return fsspec.url_to_fs(path)[0]
     except (ImportError, ValueError) as error:
-        scheme = path.partition("://")[0]
         raise ConfigError(f"cannot open {scheme}:// paths: {error}; install the library for it") from None
 
 

@@ -114,7 +114,7 @@ def read_index(path: Path | str) -> Index:
     try:
         raw = json.loads(content)
         version, dtype = raw["format"], raw["dtype"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DatasetError(f"{path} is not the index of a data set") from None
     if version != FORMAT:
         raise DatasetError(

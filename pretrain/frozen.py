@@ -6,6 +6,7 @@ reads that file, so nobody's edit of `conf/` changes a run that is in the queue.
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from conf import compose, leaves, override_key, typed
 from conf.exits import ConfigError, DatasetError, NoCheckpointError, RefusedError
@@ -21,6 +24,7 @@ from pretrain import imported
 from pretrain.config import TrainConfig, is_free
 from pretrain.model import GPTConfig
 from pretrain.storage import durable
+from pretrain.watching.redaction import redacted
 
 CONFIG = "config.yaml"
 IDENTITY = "run.json"
@@ -55,6 +59,7 @@ def settled(overrides: Sequence[str]) -> DictConfig:
     be what they were. Raises ConfigError, naming up to three that differ, if not.
     """
     composed = compose("train", overrides)
+    _refuse_secrets(composed)
     if OmegaConf.is_missing(composed, "run_dir"):
         raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
     frozen = Path(str(composed.run_dir)) / CONFIG
@@ -146,12 +151,38 @@ def _take_shape(composed: DictConfig, shape: Any, given: set[str]) -> None:
         composed.model[name] = shape[name]
 
 
+def _refuse_secrets(composed: DictConfig) -> None:
+    """Raise ConfigError if a setting holds a secret: settings are kept, shown and sent."""
+    taken = re.findall(r"\$\{oc\.env:\s*(\w+)", OmegaConf.to_yaml(composed))
+    named = [name for name in taken if redacted({name: "text"}) != {name: "text"}]
+    try:
+        plain = {
+            key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in leaves(composed)
+        }
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    held = [key for key, value in plain.items() if redacted({key: value}) != {key: value}]
+    for name in [*named, *held]:
+        raise ConfigError(
+            f"{name} looks like a secret, and settings are written to {CONFIG} and shown; "
+            "leave it to the environment variable that its library reads"
+        )
+
+
 def _load(path: Path) -> DictConfig:
     text = path.read_bytes()
     if len(text) > _MOST_BYTES:
         raise ConfigError(f"{path} is {len(text)} bytes long; it is not a run's own config")
-    raw = OmegaConf.create(text.decode())
-    assert isinstance(raw, DictConfig)
+    try:
+        # A page of aliases can stand for a billion words, and the file that we wrote has none.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ConfigError(f"{path} has YAML aliases; it is not a run's own config")
+        raw = OmegaConf.create(text.decode())
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path} cannot be read: {reason}; restore it from a copy") from None
+    if not isinstance(raw, DictConfig):
+        raise ConfigError(f"{path} holds no settings; restore it from a copy")
     return raw
 
 

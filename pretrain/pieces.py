@@ -24,15 +24,22 @@ class Pieces:
     """The tensors of a checkpoint's files, found by parameter and element."""
 
     def __init__(self, path: Path) -> None:
+        """Open the files in `path`. Raises CorruptError for one that is no state."""
         self._files = contextlib.ExitStack()
         self._held: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
         for file in sorted(path.glob("state-*.safetensors")):
-            opened = self._files.enter_context(safetensors.safe_open(file, "pt"))
-            for key in opened.keys():  # noqa: SIM118 (not a mapping)
-                kind, _, rest = key.partition("/")
-                name, _, start = rest.rpartition("@")
-                length = opened.get_slice(key).get_shape()[0]
-                self._held.setdefault((kind, name), []).append((int(start), length, opened, key))
+            try:
+                self._open(file)
+            except (safetensors.SafetensorError, ValueError, IndexError) as error:
+                raise CorruptError(f"{file} is not a state that this program wrote: {error}") from None
+
+    def _open(self, file: Path) -> None:
+        opened = self._files.enter_context(safetensors.safe_open(file, "pt"))
+        for key in opened.keys():  # noqa: SIM118 (not a mapping)
+            kind, _, rest = key.partition("/")
+            name, _, start = rest.rpartition("@")
+            length = opened.get_slice(key).get_shape()[0]
+            self._held.setdefault((kind, name), []).append((int(start), length, opened, key))
 
     def __enter__(self) -> "Pieces":
         return self

@@ -2,7 +2,10 @@
 
 import os
 import re
+import sys
+import traceback
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 REDACTED = "***"
@@ -47,6 +50,11 @@ def redacted_text(text: str) -> str:
         text = text.replace(secret, REDACTED)
     text = _USER_IN_URL.sub(REDACTED, text)
     return _NAMED_IN_TEXT.sub(rf"\g<1>{REDACTED}", text)
+
+
+def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without its secrets; for sys.excepthook."""
+    print(redacted_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _secrets_of_the_environment() -> list[str]:

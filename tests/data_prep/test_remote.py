@@ -139,3 +139,11 @@ def test_a_web_server_is_a_source(make: Make, tmp_path: Path):
         server.shutdown()
     finalize.main([f"output={output}"])
     assert hashes(output) == expected
+
+
+@pytest.mark.parametrize(
+    "path", ["file:///etc/passwd", "sftp://host/x", "zip://x::file:///etc", "s3://b/x::file:///y"]
+)
+def test_no_scheme_is_opened_but_those_of_stores_and_none_in_a_chain(path: str):
+    with pytest.raises(ConfigError, match="use s3, gs"):
+        open_remote(path)

@@ -159,3 +159,31 @@ def test_resume_is_held_against_what_is_there(tmp_path: Path):
         frozen.check_resume("must", tmp_path, False)
     with pytest.raises(RefusedError, match="use another run_dir"):
         frozen.check_resume("never", tmp_path, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("+cluster.slurm.api_token=canary", "cluster.slurm.api_token"),
+        ("data.index=https://me:canary@host/index.json", "data.index"),
+        ("tracking.project='${oc.env:HF_TOKEN}'", "HF_TOKEN"),
+        ("tracking.project=canary-canary", "tracking.project"),
+        ("seed=${oc.nothing:canary}", "Unsupported interpolation"),
+    ],
+)
+def test_a_secret_is_refused_as_a_setting_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, named: str
+):
+    monkeypatch.setenv("HF_TOKEN", "canary-canary")
+    with pytest.raises(ConfigError, match=named) as caught:
+        frozen.settled([f"run_dir={tmp_path}", "steps=1", setting])
+    assert "canary" not in str(caught.value) or "interpolation" in named
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &x [1]\nb: *x\n", "!!python/name:os.system\n", "- 1\n", "a: [\n", "\xff"]
+)
+def test_a_config_that_we_did_not_write_is_refused_in_one_line(tmp_path: Path, text: str):
+    (tmp_path / frozen.CONFIG).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        frozen.settled([f"run_dir={tmp_path}"])
