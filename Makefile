@@ -16,7 +16,7 @@ help:
 	@echo 'make demo       text → shards → a GPT-2 that is killed, resumed, sampled, exported'
 	@echo 'make test       all tests but those that take minutes each'
 	@echo 'make check      format, lint, types, floors, fast tests'
-	@echo 'make soak       the tests that take minutes each'
+	@echo 'make soak       the tests that take minutes each; MINUTES=60: runs that are hurt at random so long'
 	@echo 'make setup      only the virtual environment, in $(VENV)'
 
 setup: $(READY)
@@ -35,7 +35,7 @@ check: $(READY_DEV)
 	$(PYTEST) -q -m "not slow and not soak"
 
 soak: $(READY_DEV)
-	$(BIN)/python -m pytest -m soak -rs -s
+	$(if $(MINUTES),$(BIN)/python tests/end_to_end/soak.py --minutes $(MINUTES),$(BIN)/python -m pytest -m soak -rs -s)
 
 format: $(READY_DEV)
 	$(BIN)/ruff format .

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from endurance import TINY
 from trainer_job import Job, metric_rows
 
 from conf.exits import Exit
@@ -26,15 +27,8 @@ REPORTED = re.compile(r"silent for ([\d.]+) s \(limit ([\d.]+) s\)")
 
 def settings(shards, run_dir, *more):
     limits = [f"watchdog.{phase}_seconds={LIMIT}" for phase in PHASES]
-    return [
-        "experiment=smoke",
-        f"data.index={shards}",
-        f"run_dir={run_dir}",
-        "batch.tokens=256",
-        "watchdog.times_median=1",
-        *limits,
-        *more,
-    ]
+    run = [f"data.index={shards}", f"run_dir={run_dir}", "checkpoint.every=5"]
+    return [*TINY, *run, "watchdog.times_median=1", *limits, *more]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +62,15 @@ def test_a_hang_ends_all_ranks_with_the_stacks_of_each(shards, tmp_path, plant, 
         assert stacks.read_text().strip() in job.output(rank)
     assert re.search(shown, job.output(culprit))
     assert re.search("in (train_step|_validate|_save)", job.output(1 - culprit))  # it waited there
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_thousand_steps_with_saves_and_validations_raise_no_alarm(shards, tmp_path):
+    run_dir = tmp_path / "run"
+    Job(run_dir, *settings(shards, run_dir, "steps=1000", "validation.every=50")).succeeded()
+    assert not (run_dir / "stacks").exists()
+    assert [line["event"] for line in attempts.read(run_dir)] == ["begin", "end"]
 
 
 def test_a_killed_rank_ends_the_others_within_five_seconds(shards, tmp_path):

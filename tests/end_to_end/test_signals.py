@@ -1,6 +1,5 @@
 """A run that is asked to stop saves once, at a step on which all ranks agree, and leaves with 75."""
 
-import os
 import random
 import signal
 import time
@@ -8,6 +7,7 @@ from functools import partial
 
 import psutil
 import pytest
+from endurance import TINY
 from trainer_job import Job, metric_rows
 
 from conf.exits import Exit
@@ -17,13 +17,16 @@ from pretrain.stream.ledger import account, read
 
 pytestmark = pytest.mark.slow
 
-INSTANTS = int(os.environ.get("SIGNAL_INSTANTS", "6"))
+INSTANTS = [
+    pytest.param(10, id="10"),
+    pytest.param(100, id="100", marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
+]
 STOPPING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
 def settings(shards, run_dir, *more):
-    small = ["batch.tokens=256", "checkpoint.every=0", "validation.every=7", "steps=1000000"]
-    return ["experiment=smoke", f"data.index={shards}", f"run_dir={run_dir}", *small, *more]
+    small = ["checkpoint.every=0", "validation.every=7", "steps=1000000"]
+    return [*TINY, f"data.index={shards}", f"run_dir={run_dir}", *small, *more]
 
 
 def saved(run_dir):
@@ -45,12 +48,13 @@ def until(condition, job):
         time.sleep(0.01)
 
 
-def test_signals_at_random_instants_lead_to_one_state_that_all_agree_on(shards, tmp_path):
+@pytest.mark.parametrize("instants", INSTANTS)
+def test_signals_at_random_instants_lead_to_one_state_that_all_agree_on(shards, tmp_path, instants):
     seed = random.randrange(2**32)
-    print(f"seed {seed}, {INSTANTS} instants (SIGNAL_INSTANTS)")
+    print(f"seed {seed}, {instants} instants")
     generator = random.Random(seed)
     run_dir = tmp_path / "run"
-    for instant in range(INSTANTS):
+    for instant in range(instants):
         before = saved(run_dir)
         job = Job(run_dir, *settings(shards, run_dir))
         to_all, number = generator.random() < 0.5, generator.choice(STOPPING)

@@ -1,0 +1,52 @@
+"""Training as a page of torch does it: no DeepSpeed, no ranks, no optimizer of ours."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.shards import read_index
+from pretrain.model import GPT, GPTConfig, initialise
+from pretrain.schedule import ScheduleConfig, learning_rate
+from pretrain.stream.data import DataConfig, training_order
+
+SEQUENCES, TOKENS = 8, 64
+
+
+def plain_losses(shards: Path, steps: int, *, pieces: int = 1) -> list[float]:
+    """Return the losses of the smoke experiment with 8 sequences a step.
+
+    With more `pieces` the gradient is the sum over so many parts of the batch, as ranks would add it.
+    """
+    index = read_index(shards)
+    data = DataConfig(index=str(shards), sequence_tokens=TOKENS)
+    sequences, order = training_order(index, data, batch_sequences=SEQUENCES, seed=1337)
+    model = GPT(GPTConfig(layers=2, heads=2, channels=32, context=TOKENS))
+    initialise(model, seed=1337)
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8)
+    schedule = ScheduleConfig(shape="cosine", peak=1e-3, warmup_steps=5, final_fraction=0.1)
+    measured = []
+    for step in range(steps):
+        places = [order.place(step * SEQUENCES + n) for n in range(SEQUENCES)]
+        rows = np.stack([sequences.row(place.block, place.row) for place in places]).astype(np.int64)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, schedule)
+        optimizer.zero_grad()
+        loss = 0.0
+        for tokens in torch.from_numpy(rows).chunk(pieces):
+            part = _mean_loss(model, tokens) / pieces
+            part.backward()
+            loss += part.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        measured.append(loss)
+    return measured
+
+
+def _mean_loss(model: GPT, tokens: Tensor) -> Tensor:
+    logits = model.logits(tokens[:, :-1])
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
