@@ -35,7 +35,7 @@ def test_no_output_of_a_run_holds_a_secret(other_index, tmp_path):
         "-m",
         "pretrain.dashboard",
         f"run_dir={run_dir}",
-        f"output={tmp_path / 'page.html'}",
+        f"export={tmp_path / 'page.html'}",
     ]
     subprocess.run(page, env={**os.environ, **CANARIES}, check=True)
 
@@ -59,7 +59,6 @@ def test_no_output_of_a_run_holds_a_secret(other_index, tmp_path):
         "+cluster.slurm.api_token={canary}",
         "data.index=https://me:{canary}@host/index.json",
         "tracking.project='${{oc.env:HF_TOKEN}}'",
-        "run_dir=/tmp/x?signature={canary}",
     ],
 )
 def test_a_secret_is_refused_as_a_setting_and_not_repeated(tmp_path, setting):
