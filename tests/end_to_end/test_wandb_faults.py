@@ -20,6 +20,7 @@ pytestmark = pytest.mark.soak
 WATCHING = Path(__file__).parents[1] / "pretrain" / "watching"
 STEPS = 20
 LONGEST_EXIT_SECONDS = 10.0
+TINY = ("model.heads=1", "model.channels=8", "data.sequence_tokens=32", "validation.tokens=512")
 
 # What the service does, from the beginning
 FAULTS: dict[str, Callable[[Any], Any]] = {
@@ -40,7 +41,7 @@ FAULTS: dict[str, Callable[[Any], Any]] = {
 def untracked(shards, tmp_path_factory) -> dict[int, float]:
     """Return the losses of the run that knows no W&B."""
     folder = tmp_path_factory.mktemp("untracked")
-    order = smoke(shards, folder / "run", f"steps={STEPS}", "tracking=disabled")
+    order = smoke(shards, folder / "run", *TINY, "batch.tokens=128", f"steps={STEPS}", "tracking=disabled")
     Job(folder, *order, ranks=1).succeeded()
     return losses(folder / "run")
 
@@ -72,7 +73,7 @@ def test_the_losses_are_those_of_a_run_without_wandb_when_the_service(
         monkeypatch.delenv(name)
     run_dir = tmp_path / "run"
     limits = ["tracking.init_timeout_seconds=3", "tracking.finish_timeout_seconds=6"]
-    order = smoke(shards, run_dir, f"steps={STEPS}", "tracking=auto", *limits)
+    order = smoke(shards, run_dir, *TINY, "batch.tokens=128", f"steps={STEPS}", "tracking=auto", *limits)
     service = LocalWandb()
     with service if fault != "refuses connections" else nullcontext():
         if fault == "refuses connections":

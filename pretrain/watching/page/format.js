@@ -37,6 +37,7 @@ function duration(seconds) {
   if (!Number.isFinite(seconds ?? NaN)) return MISSING;
   if (seconds < 10) return seconds.toFixed(1) + " s";
   if (seconds < 60) return seconds.toFixed(0) + " s";
+  if (seconds >= 600 && seconds < 3570) return `${Math.round(seconds / 60)} min`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`.replace("60 s", "59 s");
   const minutes = Math.round(seconds / 60), hours = Math.floor(minutes / 60);
   return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import resource
 import signal
 import subprocess
@@ -170,3 +171,32 @@ def test_the_newest_values_of_a_metric_are_found_from_the_end(tmp_path: Path):
     log_in(tmp_path).write({"event": "note"})
     assert last_values(tmp_path, "train/loss", 3) == [1997, 1998, 1999]
     assert last_values(tmp_path, "absent", 3) == []
+
+
+def test_rows_of_any_shape_and_order_are_what_a_naive_reader_finds(tmp_path: Path):
+    chance = random.Random(0)
+    names = ["a", "b", "c"]
+    for number in range(30):
+        run_dir = tmp_path / str(number)
+        expected: dict[int, dict[str, float]] = {}
+        log, step, attempt, fresh = log_in(run_dir), 0, 0, False
+        for _ in range(40):
+            if chance.random() < 0.1:
+                log.close()
+                attempt += 1
+                log, step = log_in(run_dir, attempt), max(0, step - chance.randrange(6))
+                fresh = True
+            step += chance.random() < 0.9
+            chosen = names if chance.random() < 0.7 else chance.sample(names, chance.randint(0, 3))
+            row = {name: chance.choice([1.0, 2, math.nan]) for name in chosen}
+            log.write({"step": step, "tokens": step, **row})
+            if fresh:
+                expected = {known: row for known, row in expected.items() if known < step}
+            fresh = False
+            expected.setdefault(step, {}).update(row)
+        log.close()
+        run = read_run(run_dir)
+        assert list(run.steps) == list(expected)
+        for name in names:
+            found = list(run.column(name))
+            assert found == pytest.approx([row.get(name, math.nan) for row in expected.values()], nan_ok=True)

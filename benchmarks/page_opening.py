@@ -1,0 +1,90 @@
+"""Measure how long the page of many long runs takes: to read the records, to make the page, to open it.
+
+usage: python benchmarks/page_opening.py [RUNS] [ROWS]      (10 runs of 100,000 rows by default)
+
+The runs are made up: 24 metrics a row. Reading and making are CPU seconds of this process; opening is what
+headless Chromium says of itself: the CPU seconds of its main thread until the page has run its scripts.
+"""
+
+import json
+import platform
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from pretrain.watching.code_commit import code_commit
+from pretrain.watching.metrics_log import RunLog
+from pretrain.watching.run_page import page
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pretrain" / "watching"))
+_METRICS = 24
+
+
+def made(run_dir: Path, rows: int, seed: int) -> None:
+    """Write a run of so many rows."""
+    chance = random.Random(seed)
+    run_dir.mkdir(parents=True)
+    noise = [chance.random() for _ in range(1009)]
+    with (run_dir / "metrics.jsonl").open("w") as file:
+        head = {"attempt": 0, "time": 1.7e9, "event": "started", "settings": {"steps": rows * 10}}
+        file.write(json.dumps(head) + "\n")
+        for row in range(1, rows + 1):
+            metrics = {
+                f"group/metric_{number}": number + noise[(row * (number + 1)) % 1009]
+                for number in range(_METRICS - 1)
+            }
+            line = {
+                "attempt": 0,
+                "time": 1.7e9 + row * 4,
+                "step": row * 10,
+                "tokens": row * 5_242_880,
+                "train/loss": 3 + 8 / (1 + row / 100) + 0.05 * noise[row % 1009],
+                **metrics,
+            }
+            file.write(json.dumps(line) + "\n")
+
+
+def main(runs: int, rows: int) -> None:
+    """Print the figures as JSON."""
+    from chromium import Browser  # noqa: PLC0415 - found beside the tests
+
+    with tempfile.TemporaryDirectory(prefix="page-opening-") as folder:
+        for number in range(runs):
+            made(Path(folder) / f"run-{number}", rows, number)
+        logs = [RunLog(Path(folder) / f"run-{number}") for number in range(runs)]
+        began = time.process_time()
+        for log in logs:
+            log.update()
+        read = time.process_time()
+        text = page(logs, live=False)
+        written = time.process_time()
+        target = Path(folder) / "page.html"
+        target.write_text(text)
+        with Browser() as browser:
+            browser.send("Performance.enable")
+            browser.send("Page.navigate", url=target.as_uri())
+            browser.wait_for("document.readyState === 'complete'", 300)
+            browser.wait_for("document.querySelectorAll('.panel .main-svg').length >= 6", 300)
+            told = browser.send("Performance.getMetrics")["metrics"]
+            complaints = browser.complaints
+    busy = {each["name"]: each["value"] for each in told}
+    figures = {
+        "machine": f"{platform.machine()}, {psutil.cpu_count()} cores, load {psutil.getloadavg()[0]:.0f}",
+        "commit": code_commit(),
+        "command": f"python benchmarks/page_opening.py {runs} {rows}",
+        "read_cpu_s": round(read - began, 2),
+        "make_page_cpu_s": round(written - read, 2),
+        "page_megabytes": round(len(text.encode()) / 1e6, 1),
+        "browser_main_thread_cpu_s": round(busy["TaskDuration"], 2),
+        "console_complaints": len(complaints),
+    }
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    numbers = [int(argument) for argument in sys.argv[1:]]
+    main(*(numbers + [10, 100_000][len(numbers) :]))
