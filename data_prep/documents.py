@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -134,6 +135,10 @@ def _skip_line(file: BinaryIO) -> int:
 
 def _json_text(line: bytes, corpus: CorpusConfig, path: str, start: int) -> Document | Drop:
     """Return the text of one JSON line that begins at byte `start` of the file."""
+    try:
+        return _item_text(orjson.loads(line), corpus, lambda: _place(path, start))
+    except orjson.JSONDecodeError:
+        pass  # or half of a surrogate pair, or bytes that are not UTF-8: json takes both, and says more
     content = _decoded(line, corpus.errors, path, start)
     if isinstance(content, Drop):
         return content

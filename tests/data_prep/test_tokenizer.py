@@ -106,7 +106,7 @@ def test_the_vocabulary_is_found_in_the_cache_folder(
 def test_a_damaged_package_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/encoder.json").write_text('{"a": 0')
-    monkeypatch.setattr(tokenizer, "files", lambda package: tmp_path)
+    monkeypatch.setattr(tokenizer, "_package_folder", lambda: tmp_path)
     with pytest.raises(DatasetError, match="reinstall"):
         load_tokenizer.__wrapped__()
 
