@@ -2,14 +2,18 @@
 
 import glob
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from conf.exits import ConfigError, DatasetError
+from conf.exits import ConfigError, DatasetError, UserError
 
 # Of all that fsspec knows; some of the others run programs, and a chain reaches into local files.
 SCHEMES = ("s3", "gs", "gcs", "https", "http", "hf", "memory")
 _BUFFER_BYTES = 1 << 20
+# Stores without folders: making one would make the bucket, and a mistyped name is no wish for a bucket.
+_BUCKETS = {"s3", "s3a", "gs", "gcs"}
 
 # What file systems call the thing that changes when a file does, the surest first.
 _VERSION_KEYS = (
@@ -31,19 +35,17 @@ def is_remote(path: str) -> bool:
 
 
 def open_remote(path: str) -> BinaryIO:
-    """Return the bytes of a URL, seekable; raise DatasetError if it cannot be read."""
+    """Return the bytes of a URL, seekable; opening and reading raise DatasetError if it cannot be read."""
     filesystem = _filesystem(path)
-    try:
+    with _one_line(f"{path} cannot be read"):
         # fsspec's own files cannot bound a line's length, and that is where a hostile line is stopped.
-        return io.BufferedReader(cast(io.RawIOBase, filesystem.open(path, "rb")), _BUFFER_BYTES)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {_reason(error)}") from None
+        return cast(BinaryIO, io.BufferedReader(_Remote(path, filesystem.open(path, "rb")), _BUFFER_BYTES))
 
 
 def list_remote(named: str, suffixes: tuple[str, ...]) -> list[str]:
     """Return the URLs that a URL, a folder (walked for `suffixes`) or a glob stands for."""
     filesystem = _filesystem(named)
-    try:
+    with _one_line(f"{named} cannot be listed"):
         if named.startswith(("http://", "https://")):
             found = [named]
         elif glob.has_magic(named):
@@ -52,19 +54,15 @@ def list_remote(named: str, suffixes: tuple[str, ...]) -> list[str]:
             found = [path for path in filesystem.find(named) if path.endswith(suffixes)]
         else:
             found = [named] if filesystem.exists(named) else []
-    except Exception as error:  # each store's library has errors of its own: httpx's, botocore's, …
-        raise DatasetError(f"{named} cannot be listed: {_reason(error)}") from None
     return [path if is_remote(path) else filesystem.unstrip_protocol(path) for path in found]
 
 
 def size_and_version(path: str) -> tuple[int, str]:
     """Return the bytes of a URL and what changes when it does; raise DatasetError if it tells no size."""
     filesystem = _filesystem(path)
-    try:
+    with _one_line(f"{path} cannot be read"):
         filesystem.invalidate_cache()
         about: dict[str, Any] = filesystem.info(path)
-    except Exception as error:  # as above
-        raise DatasetError(f"{path} cannot be read: {_reason(error)}") from None
     if about.get("size") is None:
         raise DatasetError(f"{path}: the server does not tell its size; download it first")
     version = next((str(about[key]) for key in _VERSION_KEYS if about.get(key) is not None), "")
@@ -77,20 +75,56 @@ def put(files: list[Path], url: str) -> None:
     Does nothing if the last one is there already. Raises DatasetError if another one of its name is.
     """
     filesystem, last = _filesystem(url), f"{url.rstrip('/')}/{files[-1].name}"
-    try:
+    with _one_line(f"{url} cannot be written"):
         if filesystem.exists(last):
             if filesystem.cat_file(last) == files[-1].read_bytes():
                 return
             raise DatasetError(f"{last} is of another data set; choose another place")
-        filesystem.makedirs(url, exist_ok=True)
+        if url.partition("://")[0] not in _BUCKETS:
+            filesystem.makedirs(url, exist_ok=True)
         for path in files:
             target = f"{url.rstrip('/')}/{path.name}"
             filesystem.put_file(str(path), target)
             filesystem.invalidate_cache()
             if filesystem.info(target)["size"] != path.stat().st_size:
                 raise DatasetError(f"{target} did not arrive whole; run the same command again")
-    except OSError as error:
-        raise DatasetError(f"{url} cannot be written: {_reason(error)}") from None
+
+
+class _Remote(io.RawIOBase):
+    """A file of fsspec's whose errors are one line."""
+
+    def __init__(self, path: str, file: Any):
+        self._path, self._file = path, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        with _one_line(f"{self._path} cannot be read"):
+            part = self._file.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Raise DatasetError, saying what did not work, for any error of the library behind a URL."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # botocore, aiohttp, httpx: each has errors of its own that are no OSError
+        raise DatasetError(f"{what}: {_reason(error)}") from None
 
 
 def _filesystem(path: str) -> Any:
@@ -112,4 +146,5 @@ def _filesystem(path: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__} {error}".strip()
+    """Return what an error says, on one line."""
+    return " ".join(f"{type(error).__name__} {error}".split())
