@@ -73,7 +73,7 @@ def parquet_groups(path: str, text_key: str) -> list[int]:
         with open_seekable(path) as stored, pq.ParquetFile(stored) as file:
             metadata = file.metadata
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path} is not a readable Parquet file: {error}") from error
+        raise DatasetError(f"{path} is not a readable Parquet file: {_one_line(error)}") from error
     schema = metadata.schema.to_arrow_schema()
     if text_key not in schema.names:
         raise DatasetError(
@@ -208,7 +208,11 @@ def _parquet_rows(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Dro
                 for value in batch.column(0).cast(pa.large_binary()).to_pylist():
                     yield Drop.EMPTY if value is None else _decoded(value, corpus.errors, piece.path)
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{piece.path} cannot be read as Parquet: {error}") from error
+        raise DatasetError(f"{piece.path} cannot be read as Parquet: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _joined(rows: Iterable[Document | Drop], start: re.Pattern[str]) -> Iterator[Document | Drop]:

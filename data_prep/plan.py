@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError, DatasetError
+from data_prep.checksums import check_hash
 from data_prep.contamination import DecontaminationConfig, load_evaluation
+from data_prep.density import tokens_per_byte
 from data_prep.documents import Piece, parquet_groups
 from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
@@ -41,8 +43,11 @@ class ValidationConfig:
     """How much of the corpus is held back."""
 
     fraction: float  # of the documents, as a slice of the space of their hashes
+    tokens: int | None = None  # or so many, about: the fraction is then found by a sample of the corpus
 
     def __post_init__(self):
+        if self.tokens is not None and self.tokens < 1:
+            raise ConfigError(f"validation.tokens={self.tokens} is not at least 1; 10000000 is usual")
         if not 0 <= self.fraction < 1:
             raise ConfigError(f"validation.fraction={self.fraction} is not in [0, 1); 0.005 is usual")
 
@@ -66,9 +71,11 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON writes them, without the files' places."""
         record = asdict(self)
-        for place in ("paths", "suffixes", "expected_documents"):
+        for place in ("paths", "suffixes", "expected_documents", "expected_tokens", "checksums"):
             del record["corpus"][place]
         evaluation = load_evaluation(self.evaluation)
+        if self.validation.tokens is None:
+            del record["validation"]["tokens"]
         record["decontamination"]["sets"] = {name: evaluation.sha256(name) for name, _ in self.evaluation}
         return record
 
@@ -121,13 +128,18 @@ def agreed_plan(output: Path, settings: Settings) -> Plan:
     """
     inputs = list_inputs(settings.corpus)
     path = output / PLAN
-    if not path.exists():
+    if not _exists(path):
         if output.exists() and (found := [name for name in (INDEX, SPILL) if (output / name).exists()]):
             raise DatasetError(
                 f"{output} holds {found[0]} but no {PLAN}: another data set; choose another output"
             )
         content = _planned(inputs, settings)
-        output.mkdir(parents=True, exist_ok=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise ConfigError(
+                f"output={output} cannot be a folder: {error.strerror}; choose another"
+            ) from None
         publish_once(path, content)
     plan = read_plan(output)
     _refuse_other_settings(output, plan.settings, settings.record())
@@ -156,6 +168,13 @@ def read_plan(output: Path) -> Plan:
         raise DatasetError(f"{path} is not a plan; choose another output") from None
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ConfigError(f"output={path.parent} cannot be: {error.strerror}; choose another") from None
+
+
 def spill_folder(output: Path) -> Path:
     """Return the folder of what is between prepare and finalize."""
     return output / SPILL
@@ -167,20 +186,26 @@ def _planned(inputs: list[Input], settings: Settings) -> bytes:
         raise DatasetError(f"the corpus is empty: {len(inputs)} files of 0 bytes")
     total_bytes = sum(known.bytes for known in inputs)
     unit_bytes = min(max(total_bytes // _UNITS_WANTED, _SMALLEST_UNIT), _LARGEST_UNIT)
-    pieces = [
-        (number, start, stop, size)
-        for number, known in enumerate(inputs)
-        for start, stop, size in _pieces(known, settings.corpus, unit_bytes)
-    ]
+    pieces: list[_SizedPiece] = []
+    for number, known in enumerate(inputs):
+        found = _pieces(known, settings.corpus, unit_bytes)
+        if known.sha256 and not found:  # no unit will read it: is it meant to hold nothing?
+            check_hash(known.path, known.sha256)
+        pieces += [(number, start, stop, size) for start, stop, size in found]
     units = _grouped(pieces, unit_bytes)
     sizes = [sum(size for *_, size in unit) for unit in units]
+    fraction = _validation_fraction(
+        settings, sum(sizes), [Piece(inputs[number].path, start, stop) for number, start, stop, _ in pieces]
+    )
+    record = settings.record()
+    record["validation"]["fraction"] = fraction
     record = {
-        "settings": settings.record(),
-        "inputs": [[known.path, known.bytes, known.version] for known in inputs],
+        "settings": record,
+        "inputs": [[known.path, known.bytes, known.version, known.sha256] for known in inputs],
         "evaluation": settings.evaluation,
         "units": [[(number, start, stop) for number, start, stop, _ in unit] for unit in units],
         "unit_bytes": sizes,
-        "routing": asdict(_routing(sum(sizes), settings)),
+        "routing": asdict(_routing(sum(sizes), settings.packing.shard_tokens, fraction)),
     }
     return json.dumps(record, indent=None, separators=(",", ":")).encode()
 
@@ -222,10 +247,23 @@ def _grouped(pieces: Iterable[_SizedPiece], unit_bytes: int) -> list[list[_Sized
     return units
 
 
-def _routing(text_bytes: int, settings: Settings) -> Routing:
+def _validation_fraction(settings: Settings, text_bytes: int, pieces: list[Piece]) -> float:
+    """Return the share of the documents to hold back; raise ConfigError if it is the whole corpus."""
+    wanted = settings.validation.tokens
+    if wanted is None:
+        return settings.validation.fraction
+    tokens = text_bytes * (tokens_per_byte(pieces, settings.corpus) or 1 / _BYTES_PER_TOKEN)
+    if wanted >= tokens:
+        raise ConfigError(
+            f"validation.tokens={wanted} leaves nothing to train on: the corpus has about {tokens:,.0f} "
+            "tokens; ask for less"
+        )
+    return wanted / tokens
+
+
+def _routing(text_bytes: int, shard_tokens: int, fraction: float) -> Routing:
     """Return as many buckets as give shards of about `shard_tokens`."""
-    shards = text_bytes / _BYTES_PER_TOKEN / settings.packing.shard_tokens
-    fraction = settings.validation.fraction
+    shards = text_bytes / _BYTES_PER_TOKEN / shard_tokens
     return Routing(
         train_buckets=max(1, round(shards * (1 - fraction))),
         validation_buckets=max(1, round(shards * fraction)) if fraction else 0,
@@ -234,8 +272,11 @@ def _routing(text_bytes: int, settings: Settings) -> Routing:
 
 
 def _refuse_other_settings(output: Path, planned: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    sampled = "tokens" in asked["validation"]  # the fraction follows from them
     for group in asked:
         for key, value in asked[group].items():
+            if sampled and (group, key) == ("validation", "fraction"):
+                continue
             if planned.get(group, {}).get(key) != value:
                 before = planned.get(group, {}).get(key)
                 raise ConfigError(

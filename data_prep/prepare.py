@@ -15,10 +15,12 @@ usage: python -m data_prep.prepare corpus=KIND corpus.paths=[FILE,FOLDER,GLOB,â€
                                 (in a SLURM array, --array=0-N, these are set already)
   workers=auto                  processes: one for each CPU, or a number
   tokenizer=tiktoken            or gigatoken: faster, the same tokens, an optional package
+  corpus.checksums=FILE         a list as sha256sum writes it: a file that differs from it is refused
   corpus.errors=strict          text that is not UTF-8: strict | replace | drop
   packing.block_tokens=65536    tokens per block, a power of two
   packing.shard_tokens=67108864 tokens per shard, about
   validation.fraction=0.005     of the documents, held back for validation
+  validation.tokens=10000000    or so many tokens, about
   +decontamination.sets.NAME=FILE    report how much of an evaluation set the corpus holds, and drop documents
   decontamination.drop_above=0.5     of whose 8-grams more than this share are in one
 
@@ -49,6 +51,9 @@ from data_prep.shuffle import map_unit
 from data_prep.sources import CorpusConfig
 from data_prep.space import predicted_bytes, require_space
 from data_prep.spill import read_marker
+
+# Published token counts are rounded, and filters drop a few documents.
+_TOKENS_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,11 @@ def _announce(config: PrepareConfig, plan: Plan, output: Path, workers: int) -> 
         f"about {spill_bytes / 1e6:,.1f} MB of spill and {shard_bytes / 1e6:,.1f} MB of shards "
         f"({free / 1e9:,.1f} GB free)"
     )
+    if config.validation.tokens is not None:
+        print(
+            f"prepare: about {config.validation.tokens:,} tokens are a fraction of "
+            f"{plan.routing.validation_fraction:.6g}; set that to keep these documents when the corpus grows"
+        )
 
 
 def _bytes_of(plan: Plan, units: Iterable[int]) -> int:
@@ -152,9 +162,19 @@ def _report(config: PrepareConfig, plan: Plan, output: Path, counts: Counts, sec
     whole = total(marker.counts for marker in markers if marker)
     if not whole.kept:
         raise DatasetError(f"no document is left: {whole.summary()}; check corpus.paths and filters")
-    expected = config.corpus.expected_documents
-    if expected not in {None, whole.read}:
-        print(f"prepare: note: the corpus is known to hold {expected:,} documents, {whole.read:,} were read")
+    known = config.corpus
+    if known.expected_documents not in {None, whole.read}:
+        print(
+            f"prepare: note: the corpus is known to hold {known.expected_documents:,} documents, "
+            f"{whole.read:,} were read"
+        )
+    if known.expected_tokens is not None and abs(whole.tokens + whole.kept - known.expected_tokens) > (
+        _TOKENS_TOLERANCE * known.expected_tokens
+    ):
+        print(
+            f"prepare: note: the corpus is known to hold about {known.expected_tokens:,} tokens, "
+            f"{whole.tokens + whole.kept:,} were kept"
+        )
     print(f"prepare: all {len(markers)} units are done; next: python -m data_prep.finalize output={output}")
 
 

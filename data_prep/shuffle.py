@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.checksums import check_hash
 from data_prep.contamination import Overlap, load_evaluation
 from data_prep.counts import Counts, Drop
 from data_prep.documents import Document, read_documents
@@ -51,7 +52,7 @@ def map_unit(plan: Plan, output: Path, unit: int, encoder: Encoder) -> Marker:
     """Tokenize a unit's documents into its spill file, unless that is done; return its marker.
 
     Raises LeaseHeldError if another process is at the unit, DatasetError for input that is unreadable or
-    not what was planned.
+    not what was planned, CorruptError for a file that is not what corpus.checksums says.
     """
     folder = spill_folder(output)
     with lease(folder / f"unit-{unit:06d}.lock", f"unit {unit} of {output}"):
@@ -60,6 +61,8 @@ def map_unit(plan: Plan, output: Path, unit: int, encoder: Encoder) -> Marker:
         documents = _Unit(plan, encoder)
         for known, piece in plan.pieces(unit):
             check_unchanged(known)
+            if known.sha256 and piece.start == 0:  # each file once: by the unit that has its beginning
+                check_hash(known.path, known.sha256)
             for document in read_documents(piece, plan.corpus, plan.filters.max_bytes):
                 documents.add(document)
             check_unchanged(known)

@@ -4,10 +4,11 @@ import glob
 import os
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conf.exits import ConfigError, DatasetError
+from data_prep.checksums import recorded_hashes
 from data_prep.remote import is_remote, list_remote, size_and_version
 from data_prep.streams import COMPRESSIONS, compression_of
 
@@ -29,6 +30,8 @@ class CorpusConfig:
     text_key: str = "text"  # the JSON key or the Parquet column that holds the text
     document_start: str | None = None  # Parquet whose rows are lines: a row that matches begins a document
     expected_documents: int | None = None  # what the corpus is known to hold; another number is reported
+    expected_tokens: int | None = None  # likewise, end-of-text included
+    checksums: str | None = None  # a list as sha256sum writes it: each file must be in it, and be as it says
     errors: str = "strict"  # text that is not UTF-8: refuse it, replace by U+FFFD, or drop the document
 
     def __post_init__(self):
@@ -47,15 +50,24 @@ class Input:
     path: str
     bytes: int
     version: str  # changes when the file does: the time of modification, or the store's own tag
+    sha256: str = ""  # what corpus.checksums says of it, if it is set
 
 
 def list_inputs(corpus: CorpusConfig) -> list[Input]:
     """Return the corpus's files in the order of their paths, each once.
 
-    Raises DatasetError, naming the path, for one that does not exist or matches nothing.
+    Raises DatasetError, naming the path, for one that does not exist, matches nothing, or is not in
+    corpus.checksums.
     """
-    paths = {path for named in corpus.paths for path in _expanded(named, corpus.suffixes)}
-    return [_input(path) for path in sorted(paths)]
+    paths = sorted({path for named in corpus.paths for path in _expanded(named, corpus.suffixes)})
+    if corpus.checksums is None:
+        return [_input(path) for path in paths]
+    hashes = recorded_hashes(absolute(corpus.checksums))
+    if unknown := [path for path in paths if path not in hashes]:
+        raise DatasetError(
+            f"{unknown[0]} is not in corpus.checksums={corpus.checksums}; add it, or leave it out"
+        )
+    return [replace(_input(path), sha256=hashes[path]) for path in paths]
 
 
 def absolute(path: str) -> str:
@@ -71,7 +83,7 @@ def check_unchanged(known: Input) -> None:
         now = _input(known.path)
     except OSError:
         raise DatasetError(f"{known.path} is gone since the work was planned; put it back") from None
-    if now != known:
+    if (now.bytes, now.version) != (known.bytes, known.version):
         raise DatasetError(
             f"{known.path} changed since the work was planned ({known.bytes} bytes then, {now.bytes} now); "
             "put the old file back, or prepare into another output"

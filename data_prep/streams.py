@@ -123,7 +123,7 @@ class _Decompressed(io.RawIOBase):
         try:
             part = self._arrow.read(len(buffer)) if self._compression == "zstd" else self._part(len(buffer))
         except (zlib.error, lzma.LZMAError, EOFError, OSError, pa.ArrowException) as error:
-            raise self._damaged(str(error)) from None
+            raise self._damaged(" ".join(str(error).split())) from None  # Arrow's end in a new line
         self._produced += len(part)
         if self._produced > _LARGEST_RATIO * self._size + _READ_BYTES:
             raise self._damaged(f"it expands more than {_LARGEST_RATIO}-fold")
