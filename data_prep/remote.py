@@ -13,7 +13,7 @@ from conf.exits import ConfigError, DatasetError, UserError
 SCHEMES = ("s3", "gs", "gcs", "https", "http", "hf", "memory")
 _BUFFER_BYTES = 1 << 20
 # Stores without folders: making one would make the bucket, and a mistyped name is no wish for a bucket.
-_BUCKETS = {"s3", "s3a", "gs", "gcs"}
+_BUCKETS = {"s3", "gs", "gcs"}
 
 # What file systems call the thing that changes when a file does, the surest first.
 _VERSION_KEYS = (
