@@ -2,7 +2,7 @@
 
 python -m pretrain.sample run_dir=RUN prompt="import os" [tokens=100] [temperature=0.8] [top_k=50] [top_p=0.9]
                           [seed=0] [samples=1] [stop=['END']] [prompts_file=FILE]
-python -m pretrain.sample hf=FOLDER form=translate examples=['cheese => fromage'] prompt=bread
+python -m pretrain.sample hf=FOLDER form=translate "examples=['cheese => fromage']" prompt=bread
 
 The prompt is taken as it stands: no character in it has a meaning of its own.
 """

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from trainer_job import Job, metric_rows, state_files
 
-from pretrain import export, imported, trained
+from conf.exits import ConfigError
+from pretrain import export, frozen, imported, trained
 from pretrain.storage import commit
 
 pytestmark = pytest.mark.slow
@@ -39,39 +41,29 @@ def test_a_killed_fine_tuning_ends_early_where_one_that_was_not_does_with_the_sa
     last = max(rows)
     assert last == best + 6 < 60, "three validations without a better one"
 
-    # What it began with: the exported weights, so the loss that the run of the export would have there.
-    begun = imported.shape(folder)
-    assert trained.load(straight).config.model == begun
-
-    # Killed between a save and the next, after the best state: the count of worse ones must survive.
-    for stop in (best + 3, best + 5):
-        settings = tuning(folder, other_index, killed, f"stop_at={stop}")
-        Job(tmp_path / "b", *settings, ranks=1).succeeded()
-    assert Job(tmp_path / "b", *tuning(folder, other_index, killed, "stop_at=null"), ranks=1).wait() == [0]
+    # Stopped between a save and the next, after the best state: the count of worse ones must survive.
+    Job(tmp_path / "b", *tuning(folder, other_index, killed, f"stop_at={best + 3}"), ranks=1).succeeded()
+    Job(tmp_path / "b", *tuning(folder, other_index, killed, "stop_at=null"), ranks=1).succeeded()
     for run_dir in (straight, killed):
-        facts = commit.newest_valid(run_dir / "checkpoints", repair=False).manifest.facts  # pyright: ignore[reportOptionalMemberAccess]
-        assert facts["progress"]["best_step"] == best
-        assert facts["progress"]["step"] == last
+        newest = commit.newest_valid(run_dir / "checkpoints", repair=False)
+        assert newest is not None
+        progress = newest.manifest.facts["progress"]
+        assert (progress["best_step"], progress["step"]) == (best, last)
         assert trained.load(run_dir, "best").step == best
     for step in (best, last):
         assert state_files(straight, step) == state_files(killed, step)
 
     # The same command does nothing more; with more patience it goes on.
-    again = Job(tmp_path / "a", *tuning(folder, other_index, straight), ranks=1)
-    again.succeeded()
-    assert f"all {last} steps are done" in again.output()
     more = tuning(folder, other_index, straight, "validation.patience=5", f"stop_at={last + 2}")
     Job(tmp_path / "a", *more, ranks=1).succeeded()
-    assert json.loads((straight / "attempts.jsonl").read_text().splitlines()[-1])["attempt"] == 2
     assert trained.load(straight).step == last + 2
 
 
-def test_the_first_loss_is_that_of_the_model_it_begins_with_and_benchmarks_come_on_the_way(
+def test_two_ranks_at_zero_3_begin_with_the_given_weights_and_take_benchmarks_on_the_way(
     folder: Path, tiny_run: Path, tiny_index: Path, tmp_path: Path
 ):
-    """On the data of the exported run; from the run itself too; on two ranks at ZeRO-3."""
+    """The first loss is the last one of the run that was exported."""
     (tmp_path / "cloze.jsonl").write_text('{"query": "the of", "answer": "and"}\n' * 5)
-    rows = [row for row in metric_rows(tiny_run) if "val/loss" in row]
     asked = ["evaluation.tasks=[cloze]", f"evaluation.files={{cloze:{tmp_path / 'cloze.jsonl'}}}"]
     asked += [
         "evaluation.every=1",
@@ -79,20 +71,25 @@ def test_the_first_loss_is_that_of_the_model_it_begins_with_and_benchmarks_come_
         "evaluation.sample_tokens=4",
         "zero=stage3",
     ]
-    for number, source in enumerate((folder, tiny_run)):
-        run_dir = tmp_path / f"run{number}"
-        settings = tuning(source, tiny_index, run_dir, "steps=2", "validation.tokens=4096", *asked)
-        Job(tmp_path / f"job{number}", *settings, ranks=2).succeeded()
-        found = metric_rows(run_dir)
-        assert found[0]["val/loss"] == pytest.approx(rows[-1]["val/loss"], rel=1e-6)
-        assert [row["step"] for row in found if "eval/cloze_acc" in row] == [1, 2]
-        assert all(row["eval/cloze_ppl"] > 1 for row in found if "eval/cloze_ppl" in row)
-        lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-        samples = [line for line in lines if line.get("event") == "sample"]
-        assert [(each["step"], each["prompt"]) for each in samples] == [(1, "it was"), (2, "it was")]
+    run_dir = tmp_path / "run"
+    settings = tuning(folder, tiny_index, run_dir, "steps=2", "validation.tokens=4096", *asked)
+    Job(tmp_path / "job", *settings, ranks=2).succeeded()
+    found, before = metric_rows(run_dir), [row for row in metric_rows(tiny_run) if "val/loss" in row]
+    assert found[0]["val/loss"] == pytest.approx(before[-1]["val/loss"], rel=1e-6)
+    assert [row["step"] for row in found if "eval/cloze_acc" in row] == [1, 2]
+    assert all(row["eval/cloze_ppl"] > 1 for row in found if "eval/cloze_ppl" in row)
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    samples = [line for line in lines if line.get("event") == "sample"]
+    assert [(each["step"], each["prompt"]) for each in samples] == [(1, "it was"), (2, "it was")]
 
 
-def test_another_shape_than_the_folders_is_refused(folder: Path, other_index: Path, tmp_path: Path):
-    job = Job(tmp_path, *tuning(folder, other_index, tmp_path / "run", "model.layers=5"), ranks=1)
-    assert job.wait() == [10]
-    assert "model.layers=5, but init_from=" in job.output()
+def test_the_sizes_come_from_what_a_run_begins_with_and_others_are_refused(folder: Path, tiny_run: Path):
+    for source in (folder, tiny_run):
+        settings = ["experiment=finetune", f"init_from={source}", "data.index=x", "run_dir=RUN"]
+        raw = frozen.settled([*settings, "model.dropout=0.1"])
+        assert (raw.model.layers, raw.model.channels, raw.model.dropout) == (2, 32, 0.1)
+        with pytest.raises(ConfigError, match=r"model\.layers=5, but init_from=.* has 2"):
+            frozen.settled([*settings, "model.layers=5"])
+        weights = trained.initial_weights(source, imported.shape(folder))
+        expected = trained.load(tiny_run).model.state_dict()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
