@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.exits import ConfigError
@@ -77,6 +77,9 @@ def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = config._get_node(key)
         if isinstance(value, DictConfig) and not value._is_none():
             yield from leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, ListConfig) and any(isinstance(each, DictConfig) for each in value):
+            for number, each in enumerate(value):
+                yield from leaves(each, f"{prefix}{key}.{number}.")
         else:
             yield f"{prefix}{key}", None if OmegaConf.is_missing(config, key) else config[key]
 

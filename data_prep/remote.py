@@ -4,6 +4,7 @@ import glob
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,6 +16,8 @@ _BUFFER_BYTES = 1 << 20
 # Stores without folders: making one would make the bucket, and a mistyped name is no wish for a bucket.
 _BUCKETS = {"s3", "gs", "gcs"}
 
+# Answers in the 400s that mean "not now".
+_PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 # What file systems call the thing that changes when a file does, the surest first.
 _VERSION_KEYS = (
     "ETag",
@@ -67,6 +70,49 @@ def size_and_version(path: str) -> tuple[int, str]:
         raise DatasetError(f"{path}: the server does not tell its size; download it first")
     version = next((str(about[key]) for key in _VERSION_KEYS if about.get(key) is not None), "")
     return int(about["size"]), version
+
+
+def read_whole(path: str) -> bytes:
+    """Return the content of a URL; raise DatasetError if it cannot be read."""
+    filesystem = _filesystem(path)
+    try:
+        return filesystem.cat_file(path)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path} does not exist; make it with data_prep.prepare and data_prep.finalize"
+        ) from None
+    except Exception as error:  # each client library has exceptions of its own
+        raise DatasetError(f"{path} cannot be read: {_reason(error)}") from None
+
+
+def read_range(path: str, offset: int, length: int, *, timeout: float) -> bytes:
+    """Return `length` bytes of a URL, fewer only where it ends, by one request of at most `timeout` seconds.
+
+    Raises DatasetError for what no second try would mend: it is missing, may not be read, or the server
+    does not know ranges. Raises whatever its client library does for the rest.
+    """
+    filesystem = _filesystem(path)
+    try:
+        if filesystem.async_impl:
+            part = {"start": offset, "end": offset + length}
+            content = _sync(filesystem, filesystem._cat_file, path, **part, timeout=timeout)
+        else:
+            content = filesystem.cat_file(path, start=offset, end=offset + length)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing, though the index lists it; copy it again") from None
+    except PermissionError as error:
+        raise DatasetError(f"{path} may not be read: {_reason(error)}") from None
+    except Exception as error:
+        if (status := getattr(error, "status", 0)) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return b""  # the file ends before
+        if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING:
+            raise DatasetError(f"{path} cannot be read: {_reason(error)}") from None
+        raise
+    if len(content) > length:
+        raise DatasetError(
+            f"{path}: the server answers a range with the whole file; use one that knows ranges"
+        )
+    return content
 
 
 def put(files: list[Path], url: str) -> None:
@@ -143,6 +189,15 @@ def _filesystem(path: str) -> Any:
         return fsspec.url_to_fs(path)[0]
     except (ImportError, ValueError) as error:
         raise ConfigError(f"cannot open {scheme}:// paths: {error}; install the library for it") from None
+
+
+def _sync(filesystem: Any, call: Any, path: str, **settings: Any) -> bytes:
+    """Return what an asynchronous file system's `call` reads, on fsspec's own thread."""
+    from fsspec.asyn import sync  # noqa: PLC0415  local corpora need no remote library
+
+    content = sync(filesystem.loop, call, path, **settings)
+    assert isinstance(content, bytes)
+    return content
 
 
 def _reason(error: Exception) -> str:

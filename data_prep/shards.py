@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,6 @@ import numpy as np
 
 from conf.exits import CorruptError, DatasetError
 from data_prep.packing import DTYPE
-from data_prep.publish import read_exactly
 
 FORMAT = 1
 INDEX = "index.json"
@@ -84,7 +84,7 @@ class Split:
 class Index:
     """A finished data set."""
 
-    directory: Path
+    location: str  # the folder that holds it, or its URL
     fingerprint: str  # SHA-256 of the bytes of index.json: two data sets are one if it is equal
     tokenizer: str
     vocabulary_sha256: str
@@ -96,6 +96,13 @@ class Index:
     overlap: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # 8-grams of evaluation sets met
     config: Mapping[str, Any] = field(default_factory=dict)  # the settings that decided the bytes
     config_sha256: str = ""
+
+    @property
+    def directory(self) -> Path:
+        """Return the folder of a data set on a local disk; raise DatasetError for one behind a URL."""
+        if ":" in self.location.partition("/")[0]:
+            raise DatasetError(f"{self.location} is not a local folder; copy the data set to one first")
+        return Path(self.location)
 
 
 def read_index(path: Path | str) -> Index:
@@ -111,6 +118,14 @@ def read_index(path: Path | str) -> Index:
         raise DatasetError(
             f"{path} does not exist; make it with data_prep.prepare, then data_prep.finalize"
         ) from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+    return parse_index(content, str(path.parent.resolve()))
+
+
+def parse_index(content: bytes, location: str) -> Index:
+    """Return the index whose file holds `content`; raise DatasetError as `read_index` does."""
+    path = f"{location}/{INDEX}"
     try:
         raw = json.loads(content)
         version, dtype = raw["format"], raw["dtype"]
@@ -123,35 +138,62 @@ def read_index(path: Path | str) -> Index:
     if dtype != DTYPE.name:
         raise DatasetError(f"{path} holds {dtype} tokens, this program reads {DTYPE.name}")
     try:
-        return _index(path.parent.resolve(), hashlib.sha256(content).hexdigest(), raw)
-    except (ValueError, KeyError, TypeError) as error:
+        return _index(location, hashlib.sha256(content).hexdigest(), raw)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DatasetError(f"{path} is not a valid index: {type(error).__name__} {error}") from None
 
 
 def read_block(directory: Path, shard: Shard, number: int) -> np.ndarray:
     """Return a block and its overlap token: uint16, (tokens + 1,), checked against its digest.
 
-    Raises DatasetError if the shard's file is missing and CorruptError, naming shard, member and offset,
-    if its bytes are not those of the index.
+    Raises as `read_block_into` does.
     """
-    block = shard.blocks[number]
-    path = directory / shard.name
+    tokens = np.empty(shard.blocks[number].tokens + 1, DTYPE)
+    read_block_into(directory, shard, number, tokens)
+    return tokens
+
+
+def read_block_into(directory: Path, shard: Shard, number: int, into: np.ndarray) -> None:
+    """Write a block and its overlap token to `into`, uint16 (tokens + 1,), and check it.
+
+    Raises DatasetError if the shard's file is missing or may not be read, and CorruptError, naming shard,
+    member and offset, if its bytes are not those of the index.
+    """
+    path = f"{directory}/{shard.name}"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without waiting: a named pipe in the place of a shard would hold us for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing, though the index lists it; copy it again") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; mend it or copy it again") from None
     try:
-        content = read_exactly(descriptor, (block.tokens + 1) * DTYPE.itemsize, block.offset)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptError(f"{path} is not a file, though the index lists it; copy the shard again")
+        view, offset = memoryview(into.data).cast("B"), shard.blocks[number].offset
+        done = 0
+        while done < len(view) and (count := os.preadv(descriptor, [view[done:]], offset + done)):
+            done += count
     finally:
         os.close(descriptor)
+    check_block(view[:done], shard, number, path, size=status.st_size)
+
+
+def check_block(
+    content: bytes | memoryview, shard: Shard, number: int, path: str, *, size: int | None = None
+) -> None:
+    """Raise CorruptError, naming shard, member and offset, unless `content` is what the index says.
+
+    `size` is that of the file that the shard was read from, if it is known.
+    """
+    block = shard.blocks[number]
     if block_digest(content) != block.digest:
-        size = path.stat().st_size
-        cut = f" (the file has {size} of {shard.bytes} bytes)" if size != shard.bytes else ""
+        cut = f" (the file has {size} of {shard.bytes} bytes)" if size not in {None, shard.bytes} else ""
         raise CorruptError(
             f"{path}: member {member_name(number)} at offset {block.offset} differs from the index{cut}; "
             "copy the shard again"
         )
-    return np.frombuffer(content, DTYPE)
 
 
 def block_digest(content: bytes | bytearray | memoryview) -> str:
@@ -191,7 +233,7 @@ def shard_of(record: Mapping[str, Any]) -> Shard:
     )
 
 
-def _index(directory: Path, fingerprint: str, raw: Mapping[str, Any]) -> Index:
+def _index(location: str, fingerprint: str, raw: Mapping[str, Any]) -> Index:
     splits = {}
     for name in SPLITS:
         shards = tuple(shard_of(record) for record in raw["splits"][name]["shards"])
@@ -199,7 +241,7 @@ def _index(directory: Path, fingerprint: str, raw: Mapping[str, Any]) -> Index:
             int(raw["splits"][name]["tokens"]), int(raw["splits"][name]["documents"]), shards
         )
     index = Index(
-        directory=directory,
+        location=location,
         fingerprint=fingerprint,
         tokenizer=str(raw["tokenizer"]),
         vocabulary_sha256=str(raw["vocabulary_sha256"]),

@@ -1,6 +1,7 @@
 """How a run is put together: each part from its own settings, with the state of the newest checkpoint."""
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from pretrain import trained
 from pretrain.batch import BatchPlan
 from pretrain.checkpoint import Checkpoints, Progress
 from pretrain.config import TrainConfig
-from pretrain.distributed import World, job_ends_at
+from pretrain.distributed import World, job_ends_at, on_primary
 from pretrain.engine import Engine
 from pretrain.evaluation.suite import Suite
 from pretrain.guard import attempts, stopping
@@ -27,11 +28,15 @@ from pretrain.opening import Opened
 from pretrain.peak import peak_flops
 from pretrain.roll_back import RollBack, losses_up_to
 from pretrain.run import Run
-from pretrain.stream.data import Batches, Sequences, training_order
+from pretrain.stream import ledger
+from pretrain.stream.data import Batches
 from pretrain.stream.detours import Detour, merged
 from pretrain.stream.ledger import Ledger
+from pretrain.stream.sequences import Sequences
+from pretrain.stream.skips import Skips
+from pretrain.stream.sources import blocks_of, training_data
 from pretrain.throughput import flops_per_token
-from pretrain.validation import Validation
+from pretrain.validation import MixedValidation, Validation
 from pretrain.watching import reference
 from pretrain.watching.console import Console
 from pretrain.watching.redaction import redacted
@@ -51,7 +56,8 @@ def built(
     found = checkpoints.load(engine, console.say, merged(run_dir.detours))
     load_seconds = time.perf_counter() - began_loading
     progress = found or Progress(began_at=run_dir.identity.began_at)
-    roll_back = _roll_back(run_dir, world, checkpoints, progress)
+    written = _ledger(run_dir, world)
+    roll_back = _roll_back(run_dir, world, checkpoints, progress, written)
     run = Run(
         world=world,
         plan=plan,
@@ -70,7 +76,7 @@ def built(
         norms=_norms(config, world, model),
         suite=_suite(config, world),
         reference=reference.named(config.reference) if config.reference else None,
-        ledger=roll_back.ledger,
+        ledger=written,
         heart=heart,
         sequence_tokens=config.data.sequence_tokens,
         load_seconds=load_seconds if found else None,
@@ -86,8 +92,7 @@ def built(
     finally:
         heart.enter("leave", run.progress.step)
         run.batches.close()
-        if run.ledger:
-            run.ledger.close()
+        run.ledger.close()
         engine.close()
 
 
@@ -134,14 +139,25 @@ def _checkpoints(run_dir: Opened, world: World, tracker: Tracker) -> Checkpoints
     return checkpoints
 
 
-def _roll_back(run_dir: Opened, world: World, checkpoints: Checkpoints, progress: Progress) -> RollBack:
+def _ledger(run_dir: Opened, world: World) -> Ledger:
+    """Return the ledger as this rank sees it, with what earlier attempts have skipped. Collective."""
+    path, budget = Path(run_dir.config.run_dir), run_dir.config.data.skip_sequences
+    known: list[int] = []
+    if budget:
+        known = json.loads(on_primary(world, lambda: json.dumps(sorted(ledger.skipped(path)))))
+    return Ledger(path if world.primary else None, run_dir.attempt, Skips(budget, known))
+
+
+def _roll_back(
+    run_dir: Opened, world: World, checkpoints: Checkpoints, progress: Progress, written: Ledger
+) -> RollBack:
     directory = Path(run_dir.config.run_dir)
     told = directory if world.primary and run_dir.attempt else None
     return RollBack(
         run_dir.config.roll_back,
         world,
         checkpoints,
-        ledger=Ledger(directory, run_dir.attempt) if world.primary else None,
+        ledger=written,
         losses=losses_up_to(told, progress.step) if told else (),
         detours=run_dir.detours,
         position=progress.sequences,
@@ -150,30 +166,40 @@ def _roll_back(run_dir: Opened, world: World, checkpoints: Checkpoints, progress
 
 def _batches(run_dir: Opened, world: World, position: int, detours: Sequence[Detour]) -> Batches:
     config, plan = run_dir.config, run_dir.plan
-    sequences, order = training_order(
-        run_dir.index, config.data, batch_sequences=plan.sequences, seed=config.seed
+    sequences, mixture = training_data(
+        run_dir.sources,
+        config.data,
+        batch_sequences=plan.sequences,
+        seed=config.seed,
+        share=plan.sequences // plan.ranks,
     )
     return Batches(
         sequences,
-        order,
+        mixture,
         plan=plan,
         rank=world.rank,
-        first_step=position // plan.sequences,
+        first_sequence=position,
         prefetch=config.data.prefetch_batches,
         device=world.device,
+        names=[source.name for source in run_dir.sources],
         detours=detours,
     )
 
 
-def _validation(run_dir: Opened, console: Console) -> Validation | None:
-    config = run_dir.config
-    if "validation" in run_dir.index.splits:
+def _validation(run_dir: Opened, console: Console) -> Validation | MixedValidation | None:
+    config, found = run_dir.config, {}
+    for source in run_dir.sources:
         tokens = config.data.sequence_tokens
-        sequences = Sequences(run_dir.index, "validation", tokens, cached_blocks=2)
+        blocks = blocks_of(source.index, config.data.fetch)
+        sequences = Sequences(source.index, "validation", tokens, cached_blocks=2, blocks=blocks)
         if len(sequences):
-            return Validation(sequences, config.validation, tokens)
-    console.say("no validation loss: the data set's validation split holds no whole sequence")
-    return None
+            found[source.name] = (source.weight, Validation(sequences, config.validation, tokens))
+        else:
+            of = f" of {source.name}" if len(run_dir.sources) > 1 else ""
+            console.say(f"no validation loss{of}: the data set's validation split holds no whole sequence")
+    if len(run_dir.sources) > 1 and found:
+        return MixedValidation(found)
+    return next((validation for _, validation in found.values()), None)
 
 
 def _stop_request(config: TrainConfig, page: Page) -> StopRequest:
@@ -208,8 +234,11 @@ def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
     how = f"ZeRO-{config.zero.stage}, {config.precision}, {run.world.device.type}"
     run.console.say(
         f"{parameters:,} parameters; a step is {config.batch.tokens:,} tokens "
-        f"({cut}: ranks, accumulation, sequences, tokens); {how}; data {run_dir.index.fingerprint[:12]}"
+        f"({cut}: ranks, accumulation, sequences, tokens); {how}; "
+        f"data {run_dir.identity.dataset_fingerprint[:12]}"
     )
+    if len(run_dir.sources) > 1:
+        run.console.say(run.batches.told(config.steps * plan.sequences))
     if run_dir.stop_file_removed:
         run.console.say(f"removed the file {stopping.STOP_FILE}, which had stopped the run")
     step = run.progress.step

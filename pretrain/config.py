@@ -1,6 +1,7 @@
 """All settings of a run: the leaf configs put together, and what spans two of them."""
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from data_prep.tokenizer import END_OF_TEXT
@@ -17,11 +18,18 @@ from pretrain.norms import NormsConfig
 from pretrain.optim import AdamWConfig
 from pretrain.roll_back import RollBackConfig
 from pretrain.schedule import ScheduleConfig
-from pretrain.stream.data import DataConfig
+from pretrain.stream.sources import DataConfig
 from pretrain.validation import ValidationConfig
 from pretrain.watching.tracking import TrackingConfig
 
 _RESUME = ("auto", "must", "never")
+
+# What the first attempt works out from what else is given; left out later, it stays as it is.
+SETTLED = ("steps", "data.lanes")
+
+# What else may be given anew, but only by name on the command line: it changes what is learned, not what
+# has been.
+DELIBERATE = ("batch.tokens",)
 
 # What a run may change between two attempts, because no weight depends on it: where things lie, how
 # the work is cut and sharded, what is written. All else is the run's identity.
@@ -44,7 +52,10 @@ FREE = (
     "reference",
     "norms",
     "data.index",
+    "data.mix.*.index",
     "data.prefetch_batches",
+    "data.skip_sequences",
+    "data.fetch",
     "batch.micro_sequences",
 )
 
@@ -73,6 +84,7 @@ class TrainConfig:
     precision: str = "autocast"
     compile: bool = False
     resume: str = "auto"
+    tokens: int | None = None
     stop_at: int | None = None
     log_every: int = 10
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -99,6 +111,8 @@ class TrainConfig:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if self.log_every < 1:
             raise ValueError(f"log_every must be at least 1, not {self.log_every}")
+        if self.tokens is not None and self.tokens < 1:
+            raise ValueError(f"tokens must be at least 1, or null, not {self.tokens}")
         if self.stop_at is not None and self.stop_at < 1:
             raise ValueError(f"stop_at must be at least 1, or null, not {self.stop_at}")
         if not 0 <= self.seed < 2**31:
@@ -146,4 +160,4 @@ class TrainConfig:
 
 def is_free(key: str) -> bool:
     """Say whether a run may change the setting `key` (dotted) between two attempts."""
-    return any(key == name or key.startswith(f"{name}.") for name in FREE)
+    return any(fnmatchcase(key, name) or fnmatchcase(key, f"{name}.*") for name in FREE)

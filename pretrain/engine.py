@@ -141,7 +141,8 @@ class Engine:
             # Dropout is a function of (seed, step, rank, micro-batch), so resuming needs no generator state.
             torch.manual_seed(_mixed(self._seed, self.step, self._world.rank, number))
             with self._forward if number == 0 else contextlib.nullcontext():
-                loss = self._engine(tokens[:, :-1], tokens[:, 1:])
+                # A skipped sequence is IGNORED, -1, from end to end; its inputs may be any token.
+                loss = self._engine(tokens[:, :-1].clamp(min=0), tokens[:, 1:])
             self._engine.backward(loss)  # divides by the accumulation steps
             total += loss.detach().double() / len(micro_batches)
             if self._stage == 0 and number == len(micro_batches) - 1:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from conf import compose, typed
 from conf.command import run as run_command
-from conf.exits import DatasetError
-from data_prep.shards import read_index
+from conf.exits import ConfigError, DatasetError
+from data_prep.shards import Index
 from data_prep.tokenizer import load_tokenizer
 from pretrain import trained
 from pretrain.distributed import World, joined
@@ -31,7 +31,9 @@ from pretrain.evaluation.suite import SIZES, EvaluationConfig, Suite
 from pretrain.generation import NextLogits
 from pretrain.key_value_cache import KeyValueCache
 from pretrain.model import GPT
-from pretrain.stream.data import Sequences
+from pretrain.stream.remote import FetchConfig
+from pretrain.stream.sequences import Sequences
+from pretrain.stream.sources import blocks_of, index_at, opened_sources
 from pretrain.trained import EVALUATIONS, Trained
 from pretrain.validation import Validation, ValidationConfig
 
@@ -98,12 +100,13 @@ def _on_data_set(model: GPT, run: Trained | None, config: EvaluateConfig, world:
 
     Raises DatasetError if the split is absent or holds no whole sequence.
     """
-    index = read_index(config.index or str(run.config.data.index if run else ""))
+    index = _own_index(run) if run and not config.index else index_at(str(config.index))
     length = run.config.data.sequence_tokens if run else model.config.context
-    sequences = Sequences(index, config.split, length, cached_blocks=2)
+    blocks = blocks_of(index, run.config.data.fetch if run else FetchConfig())
+    sequences = Sequences(index, config.split, length, cached_blocks=2, blocks=blocks)
     if not len(sequences):
         raise DatasetError(
-            f"{index.directory}: the split '{config.split}' holds no whole sequence of {length} tokens; "
+            f"{index.location}: the split '{config.split}' holds no whole sequence of {length} tokens; "
             "evaluate another split, or prepare with a larger validation.fraction"
         )
     most = config.tokens or (run.config.validation if run else ValidationConfig()).tokens
@@ -116,6 +119,15 @@ def _on_data_set(model: GPT, run: Trained | None, config: EvaluateConfig, world:
         "bpb": validation.bits_per_byte(loss),
         "tokens": float(validation.tokens),
     }
+
+
+def _own_index(run: Trained) -> Index:
+    """Return the index of the data set that a run trains on; raise ConfigError if it mixes several."""
+    sources = opened_sources(run.config.data)
+    if len(sources) > 1:
+        listed = ", ".join(f"{source.index.location}/index.json" for source in sources)
+        raise ConfigError(f"the run reads several data sets; give index= one of {listed}")
+    return sources[0].index
 
 
 def _token_scores(model: GPT) -> TokenScores:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf import compose, leaves, override_key, typed
 from conf.exits import ConfigError, DatasetError, NoCheckpointError, RefusedError
 from pretrain import imported
-from pretrain.config import TrainConfig, is_free
+from pretrain.config import DELIBERATE, SETTLED, TrainConfig, is_free
 from pretrain.model import GPTConfig
 from pretrain.storage import durable
 from pretrain.watching.redaction import redacted
@@ -74,8 +74,12 @@ def settled(overrides: Sequence[str]) -> DictConfig:
     saved = _load(frozen)
     if composed.init_from is not None and composed.init_from == saved.get("init_from"):
         _take_shape(composed, OmegaConf.to_container(saved.model), given)
-    if not all(is_free(key) for key in given):
-        _compare(saved, composed, composed.run_dir)
+    if saved.data.get("lanes") is None:  # a run of an earlier version: one for each sequence of its batch
+        saved.data.lanes = saved.batch.tokens // saved.data.sequence_tokens
+    if not all(is_free(key) or key in DELIBERATE for key in given):
+        _compare(saved, composed, composed.run_dir, given)
+        for key in SETTLED:
+            OmegaConf.update(composed, key, OmegaConf.select(saved, key))
         return composed
     for key in given:
         OmegaConf.update(saved, key, OmegaConf.select(composed, key))
@@ -186,12 +190,19 @@ def _load(path: Path) -> DictConfig:
     return raw
 
 
-def _compare(saved: DictConfig, composed: DictConfig, run_dir: str) -> None:
+def _compare(saved: DictConfig, composed: DictConfig, run_dir: str, given: set[str]) -> None:
     """Refuse settings that differ. One that is newer than the run had then what is its default now."""
     before, now = dict(leaves(saved)), dict(leaves(composed))
     if now.keys() - before.keys():
         before = {**dict(leaves(compose("train", []))), **before}
-    changed = [key for key in sorted(before | now) if not is_free(key) and before.get(key) != now.get(key)]
+    changed = [
+        key
+        for key in sorted(before | now)
+        if not is_free(key)
+        and not (key in DELIBERATE and key in given)
+        and not (key in SETTLED and now.get(key) is None)
+        and before.get(key) != now.get(key)
+    ]
     if changed:
         listed = ", ".join(f"{key} {before.get(key)} → {now.get(key)}" for key in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -41,7 +41,7 @@ class LoopConfig:
 
 def train(run: Run, config: LoopConfig) -> Exit:
     """Train from where the run stands; return Exit.OK at the end, Exit.REQUEUE when asked to stop."""
-    vote = Vote(run.world, questions=2)
+    vote = Vote(run.world, questions=3)
     saved_at = time.monotonic()
     last = min(config.steps, config.stop_at or config.steps)
     if run.progress.step >= last or _exhausted(run, config):
@@ -54,7 +54,9 @@ def train(run: Run, config: LoopConfig) -> Exit:
         _step(run, config)
         step = run.progress.step
         wanted = _wish(run, config.checkpoint, time.monotonic() - saved_at)
-        wish, writing = vote.cast(wanted, run.checkpoints.writing)
+        wish, writing, skipping = vote.cast(wanted, run.checkpoints.writing, run.ledger.pending)
+        if skipping:
+            run.ledger.agree(run.world)
         _forgiving(run, partial(run.checkpoints.heard, bool(writing)))
         if run.health.comparison_due(step):
             _aside(run, "report", lambda: _compare(run))
@@ -98,10 +100,9 @@ def _step(run: Run, config: LoopConfig) -> None:
     run.norms.after(run.engine.fragments(), skipped=result.skipped)
     run.meter.add(result, batch, rate)
     run.progress.step += 1
-    if run.ledger:
-        share = run.plan.sequences // run.plan.ranks
-        taken = (run.progress.step, run.progress.sequences, run.plan.sequences, share, batch.places)
-        run.ledger.write(Entry(*taken))
+    share = run.plan.sequences // run.plan.ranks
+    taken = (run.progress.step, run.progress.sequences, run.plan.sequences, share, batch.places)
+    run.ledger.write(Entry(*taken), batch.skips)
     run.progress.sequences += run.plan.sequences
     run.progress.tokens += run.plan.sequences * run.sequence_tokens
     run.health.heed(result.skipped, run.progress.step)
@@ -140,6 +141,7 @@ def _report(run: Run) -> None:
         metrics["time/startup_s"], run.startup_seconds = run.startup_seconds, None
     if run.world.primary:
         metrics |= room(run.checkpoints.root.parent, run.meter.scale.parameters)
+    metrics |= run.batches.proportions(run.progress.sequences)
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
     run.console.report(run.progress.step, metrics)
     run.reported_loss = metrics["train/loss"]
@@ -177,6 +179,7 @@ def _validate(run: Run) -> None:
     # A perplexity of e**700 says no more than infinity, and fits no double.
     metrics = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0)), "time/eval_s": seconds}
     metrics["val/bpb"] = run.validation.bits_per_byte(loss)
+    metrics |= {f"val/loss/{name}": each for name, each in run.validation.by_source.items()}
     metrics |= distance(run.reference, run.progress.tokens, loss)
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
     run.console.report(run.progress.step, metrics)
@@ -237,8 +240,7 @@ def _save(run: Run) -> None:
     started = time.perf_counter()
     run.health.check_finite(_state(run.engine), run.progress.step)
     _compare(run)
-    if run.ledger:
-        run.ledger.sync()
+    run.ledger.seal(run.world)
     run.saving_since = time.monotonic()
     if not _forgiving(run, lambda: run.checkpoints.begin(run.engine, run.progress)):
         return
@@ -256,6 +258,7 @@ def _state(engine: Engine) -> Iterator[Tensor]:
 def _end_saving(run: Run) -> None:
     """Return when the last state counts. A disk that refuses it a second time ends the run."""
     if run.saved_step != run.progress.step:
+        run.ledger.seal(run.world)
         run.checkpoints.begin(run.engine, run.progress)
         run.saved_step = run.progress.step
     run.checkpoints.settle()

@@ -12,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import typed
 from conf.exits import ConfigError, DatasetError
-from data_prep.shards import Index, read_index
 from data_prep.tokenizer import VOCABULARY_SHA256
-from pretrain import frozen
+from pretrain import frozen, length
 from pretrain.batch import BatchPlan, plan_batch
 from pretrain.checkpoint import DIRECTORY
 from pretrain.config import TrainConfig
@@ -22,8 +21,8 @@ from pretrain.distributed import World, on_primary
 from pretrain.guard import attempts, stopping
 from pretrain.storage import commit, lease
 from pretrain.stream import ledger
-from pretrain.stream.data import training_order
 from pretrain.stream.detours import Detour
+from pretrain.stream.sources import Source, check_caps, fingerprint, opened_sources, order_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Opened:
     """A run directory that this process may train in."""
 
     config: TrainConfig
-    index: Index
+    sources: list[Source]
     plan: BatchPlan
     identity: frozen.Identity
     attempt: int
@@ -50,7 +49,7 @@ def opened(world: World, overrides: list[str]) -> Iterator[Opened]:
         config = typed(TrainConfig, _mapping(facts["config"]))
         yield Opened(
             config=config,
-            index=_index(config),
+            sources=_sources(config),
             plan=_plan(config, world.size),
             identity=frozen.Identity(**facts["identity"]),
             attempt=facts["attempt"],
@@ -67,12 +66,17 @@ def opened(world: World, overrides: list[str]) -> Iterator[Opened]:
 def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     """Do on rank 0 all that can refuse the run, before any work; return the facts as JSON."""
     raw = frozen.settled(overrides)
+    length.settle(raw)
     config = typed(TrainConfig, raw)
-    index = _index(config)
-    # Absolute, because the next attempt or an evaluation may start in another directory.
-    raw.data.index = str(index.directory.resolve() / "index.json")
+    sources = _sources(config)
     plan = _plan(config, ranks)
-    training_order(index, config.data, batch_sequences=plan.sequences, seed=config.seed)
+    mixture = order_of(sources, config.data, batch_sequences=plan.sequences, seed=config.seed)
+    check_caps(sources, mixture, config.steps * plan.sequences)
+    # Absolute, because the next attempt or an evaluation may start in another directory.
+    for part, source in zip(raw.data.mix or [raw.data], sources, strict=True):
+        part.index = None if config.data.synthetic else f"{source.index.location}/index.json"
+    # So that a batch of another size, one day, goes on in the same order.
+    raw.data.lanes = mixture.lanes
     run_dir = Path(config.run_dir)
     root = run_dir / DIRECTORY
     if run_dir.exists() and not run_dir.is_dir():
@@ -82,7 +86,7 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     _make(run_dir)
     held.append(lease.acquire(run_dir, above=commit.highest_fence(root)))
     cleared = stopping.clear(run_dir)
-    identity = frozen.freeze(raw, run_dir, index.fingerprint)
+    identity = frozen.freeze(raw, run_dir, fingerprint(sources))
     attempt = attempts.begin(
         run_dir, host=socket.gethostname(), pid=os.getpid(), ranks=ranks, overrides=overrides
     )
@@ -114,17 +118,18 @@ def _plan(config: TrainConfig, ranks: int) -> BatchPlan:
         raise ConfigError(str(error)) from error
 
 
-def _index(config: TrainConfig) -> Index:
-    """Return the data set's index, if the model can read its tokens."""
-    index = read_index(config.data.index)
-    if index.vocabulary_sha256 != VOCABULARY_SHA256:
-        raise DatasetError(
-            f"{config.data.index} was made with another vocabulary "
-            f"(SHA-256 {index.vocabulary_sha256[:12]}…); prepare the corpus again with this version"
-        )
-    if index.end_of_text >= config.model.vocabulary:
-        raise DatasetError(
-            f"{config.data.index} holds tokens up to {index.end_of_text}; model.vocabulary is "
-            f"{config.model.vocabulary}, use {index.end_of_text + 1} or more"
-        )
-    return index
+def _sources(config: TrainConfig) -> list[Source]:
+    """Return the run's data sets, if the model can read their tokens."""
+    sources = opened_sources(config.data)
+    for index in (source.index for source in sources):
+        if index.vocabulary_sha256 != VOCABULARY_SHA256:
+            raise DatasetError(
+                f"{index.location} was made with another vocabulary "
+                f"(SHA-256 {index.vocabulary_sha256[:12]}…); prepare the corpus again with this version"
+            )
+        if index.end_of_text >= config.model.vocabulary:
+            raise DatasetError(
+                f"{index.location} holds tokens up to {index.end_of_text}; model.vocabulary is "
+                f"{config.model.vocabulary}, use {index.end_of_text + 1} or more"
+            )
+    return sources

@@ -18,7 +18,7 @@ from pretrain.roll_back import RollBack
 from pretrain.stream.data import Batches
 from pretrain.stream.detours import Detour
 from pretrain.stream.ledger import Ledger
-from pretrain.validation import Validation
+from pretrain.validation import MixedValidation, Validation
 from pretrain.watching.console import Console
 from pretrain.watching.reference import Reference
 from pretrain.watching.tracking import Tracker
@@ -32,7 +32,7 @@ class Run:
     plan: BatchPlan
     engine: Engine
     batches: Batches
-    validation: Validation | None
+    validation: Validation | MixedValidation | None
     checkpoints: Checkpoints
     progress: Progress
     tracker: Tracker
@@ -43,7 +43,7 @@ class Run:
     startup_seconds: float | None  # until the first report has told them
     health: Health
     norms: Norms
-    ledger: Ledger | None  # rank 0 writes it
+    ledger: Ledger  # rank 0 writes it
     roll_back: RollBack
     batches_from: Callable[[int, Sequence[Detour]], Batches]  # from a position in the order of training on
     reference: Reference | None = None

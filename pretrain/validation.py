@@ -1,7 +1,7 @@
 """The validation loss: mean nats per token over a fixed set of sequences, the same on any number of ranks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from data_prep.tokenizer import load_tokenizer
 from pretrain.cross_entropy import IGNORED
 from pretrain.distributed import World, summed
-from pretrain.stream.data import Sequences
+from pretrain.stream.sequences import Sequences
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Validation:
         ]
 
     @property
+    def by_source(self) -> dict[str, float]:
+        """Return nothing: there is one source."""
+        return {}
+
+    @property
     def tokens(self) -> int:
         """Return how many targets are scored."""
         return self.count * self._tokens
@@ -87,6 +92,37 @@ class Validation:
         for number, place in enumerate(places):
             tokens[number] = torch.from_numpy(self._sequences.row(*place).astype(np.int64))
         return tokens
+
+
+class MixedValidation:
+    """The validation of a mixture: of each source by itself, and their mean by weight."""
+
+    def __init__(self, sources: Mapping[str, tuple[float, Validation]]) -> None:
+        """Take (weight, validation) of each source that has a validation split, by name."""
+        self._sources = sources
+        self.by_source: dict[str, float] = {}  # the last losses
+
+    @property
+    def tokens(self) -> int:
+        """Return how many targets are scored."""
+        return sum(validation.tokens for _, validation in self._sources.values())
+
+    def loss(self, loss_sum: Callable[[Tensor, Tensor], Tensor], world: World) -> float:
+        """Return the mean of the sources' losses, weighted as they are in training; see Validation.loss."""
+        self.by_source = {name: each.loss(loss_sum, world) for name, (_, each) in self._sources.items()}
+        total = sum(weight for weight, _ in self._sources.values())
+        return sum(self.by_source[name] * weight for name, (weight, _) in self._sources.items()) / total
+
+    def bits_per_byte(self, _: float) -> float:
+        """Return the mean of the sources' bits per byte, weighted alike, of the losses last taken."""
+        total = sum(weight for weight, _ in self._sources.values())
+        return (
+            sum(
+                each.bits_per_byte(self.by_source[name]) * weight
+                for name, (weight, each) in self._sources.items()
+            )
+            / total
+        )
 
 
 @cache

@@ -14,12 +14,13 @@ from pathlib import Path
 from conf.exits import CorruptError, DatasetError, UserError
 from data_prep.plan import expected_text_bytes
 from data_prep.prepare import PrepareConfig
-from data_prep.shards import INDEX, Index, read_block, read_index
+from data_prep.shards import INDEX, Index, read_block
 from data_prep.sources import list_inputs
 from data_prep.space import predicted_bytes
 from pretrain.batch import plan_batch
 from pretrain.config import TrainConfig
 from pretrain.storage.lease import LEASE_NAME, STALE_SECONDS
+from pretrain.stream.sources import index_at
 from slurm import room, scheduler, stop_file
 from slurm.room import Need, existing
 from slurm.scheduler import Partition
@@ -56,7 +57,9 @@ def faults(submission: Submission) -> Iterator[str]:
         found += tracking_faults(run.config)
         yield from dict.fromkeys(each for each in found if each not in told)
         told.update(found)
-    indexes = [(run.config.data.index, run.config.model.vocabulary) for run in submission.runs]
+    indexes = [
+        (index, run.config.model.vocabulary) for run in submission.runs for index in run.config.data.indices
+    ]
     for index, vocabulary in dict.fromkeys(indexes) if request.output is None else ():
         yield from data_faults(index, vocabulary)
     yield from room.faults(needs)
@@ -95,12 +98,14 @@ def twin_faults(directory: Path) -> Iterator[str]:
 def data_faults(index_path: str, vocabulary: int) -> Iterator[str]:
     """Tell whether the data set is whole, as far as its sizes and a sample of its hashes tell."""
     try:
-        index = read_index(index_path)
+        index = index_at(index_path)
     except DatasetError as error:
         yield f"{error}; or let the jobs prepare it: prepare.corpus=… prepare.corpus.paths=[…]"
         return
     if index.end_of_text >= vocabulary:
         yield f"{index_path} holds tokens up to {index.end_of_text}; raise model.vocabulary from {vocabulary}"
+    if "://" in index.location:
+        return  # the index is there; each block is checked as it is read
     shards = [shard for split in index.splits.values() for shard in split.shards]
     sound = True
     for shard in shards:

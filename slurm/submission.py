@@ -10,7 +10,7 @@ from conf import compose, override_key, typed
 from conf.combinations import combinations
 from conf.exits import ConfigError
 from data_prep.prepare import PrepareConfig
-from pretrain import frozen
+from pretrain import frozen, length
 from pretrain.config import TrainConfig
 from slurm import sweep
 from slurm.chain import Request, quoted
@@ -144,8 +144,10 @@ def _planned(run_dir: Path, train: Sequence[str], *, multirun: bool) -> dict[int
 
 def _run(run_dir: Path, settings: Sequence[str]) -> Planned:
     raw = frozen.settled([*settings, f"run_dir={quoted(run_dir)}"])
+    length.settle(raw)
     config = typed(TrainConfig, raw)
-    raw.data.index = str(Path(config.data.index).expanduser().resolve())
+    for part, index in zip(raw.data.mix or [raw.data], config.data.indices, strict=False):
+        part.index = index if "://" in index else str(Path(index).expanduser().resolve())
     return Planned(run_dir, config, raw)
 
 

@@ -7,42 +7,23 @@ What was consumed is counted by the loop, never what was prefetched.
 
 import contextlib
 import hashlib
+import math
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from conf.exits import DatasetError
-from data_prep.shards import Index, read_block
+from data_prep.shards import DTYPE
 from pretrain.batch import BatchPlan
+from pretrain.cross_entropy import IGNORED
 from pretrain.stream.detours import Detour, landed
-from pretrain.stream.order import Order
-
-_BLOCKS_PER_LANE = 2  # the block being read, and the one that the lane has just left or will enter
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which data set, in which order."""
-
-    index: str = "???"  # must be given: OmegaConf's mark of a missing value
-    sequence_tokens: int = 1024  # T; the model's context, or less
-    lanes: int | None = None  # blocks that a batch mixes; None is one for each sequence of a batch
-    prefetch_batches: int = 3
-    document_mask: bool = False  # no attention across documents, and positions that begin anew in each
-
-    def __post_init__(self) -> None:
-        for name in ("sequence_tokens", "prefetch_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, not {getattr(self, name)}")
-        if self.lanes is not None and self.lanes < 1:
-            raise ValueError(f"data.lanes must be at least 1, or null for one per sequence, not {self.lanes}")
+from pretrain.stream.mixing import Mixture, MixtureWalk
+from pretrain.stream.sequences import Sequences
+from pretrain.stream.skips import Skip
 
 
 class Batch(NamedTuple):
@@ -51,138 +32,185 @@ class Batch(NamedTuple):
     micro_batches: list[torch.Tensor]  # int64 (B, T + 1) each, on the device
     epoch: int  # of the rank's first sequence
     wait_seconds: float  # how long the training loop stood still for it
-    places: str  # SHA-256 of (epoch, block, row) of each sequence, int64
+    places: str  # SHA-256 of (epoch, block, row) of each sequence, int64; of a mixture, source before epoch
+    skips: tuple[Skip, ...] = ()  # sequences whose every token is IGNORED
 
 
-class Sequences:
-    """The sequences of one split, by block and row."""
+class _Ready(NamedTuple):
+    """A share of a step that is on the device, or on its way."""
 
-    def __init__(self, index: Index, split: str, sequence_tokens: int, *, cached_blocks: int) -> None:
-        """Raise DatasetError if the split is absent, or its blocks do not hold whole sequences."""
-        if split not in index.splits:
-            raise DatasetError(
-                f"{index.directory}/index.json has no split '{split}'; it has {', '.join(index.splits)}"
-            )
-        if index.block_tokens % sequence_tokens:
-            raise DatasetError(
-                f"data.sequence_tokens {sequence_tokens} does not divide the data set's blocks of "
-                f"{index.block_tokens} tokens; use a power of two up to {index.block_tokens}"
-            )
-        self._directory = index.directory
-        self._blocks = [(shard, n) for shard in index.splits[split].shards for n in range(len(shard.blocks))]
-        self._tokens = sequence_tokens
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._cached_blocks = cached_blocks
-        # A block's last incomplete row, fewer than T tokens at the end of a shard, is not a sequence.
-        self.rows_per_block = np.array(
-            [shard.blocks[n].tokens // sequence_tokens for shard, n in self._blocks], np.int64
-        )
-
-    def __len__(self) -> int:
-        return int(self.rows_per_block.sum())
-
-    def row(self, block: int, row: int) -> np.ndarray:
-        """Return the T + 1 tokens, uint16, of which the last T are the targets of the first T.
-
-        Raises CorruptError, naming shard, member and offset, if the block is not as recorded.
-        """
-        tokens = self._cache.get(block)
-        if tokens is None:
-            tokens = read_block(self._directory, *self._blocks[block])
-            self._cache[block] = tokens
-            if len(self._cache) > self._cached_blocks:
-                self._cache.popitem(last=False)
-        else:
-            self._cache.move_to_end(block)
-        return tokens[row * self._tokens : (row + 1) * self._tokens + 1]
-
-
-def training_order(
-    index: Index, data: DataConfig, *, batch_sequences: int, seed: int
-) -> tuple[Sequences, Order]:
-    """Return the training split's sequences and the order in which all ranks together read them."""
-    lanes = data.lanes or batch_sequences
-    sequences = Sequences(index, "train", data.sequence_tokens, cached_blocks=_BLOCKS_PER_LANE * lanes)
-    if not len(sequences):
-        raise DatasetError(
-            f"{index.directory}/index.json: no training block holds a whole sequence of "
-            f"{data.sequence_tokens} tokens; use a smaller data.sequence_tokens or a larger corpus"
-        )
-    return sequences, Order(sequences.rows_per_block, lanes=lanes, seed=seed)
+    tokens: torch.Tensor  # uint16 (sequences, T + 1)
+    arrival: torch.cuda.Event | None
+    epoch: int
+    places: str
+    skips: tuple[Skip, ...]
+    missing: list[int]  # rows of `tokens` that are skipped
 
 
 class Batches:
-    """This rank's batches, from a step on; what the detours pass over counts as steps, too."""
+    """This rank's batches, from a sequence of the run on; those of detours are passed over."""
 
     def __init__(
         self,
-        sequences: Sequences,
-        order: Order,
+        sources: Sequence[Sequences],
+        mixture: Mixture,
         *,
         plan: BatchPlan,
         rank: int,
-        first_step: int,
+        first_sequence: int,
         prefetch: int,
         device: torch.device,
+        names: Sequence[str] = ("",),
         detours: Sequence[Detour] = (),
     ) -> None:
-        self._sequences = sequences
+        """Take the number of the first sequence that no rank has consumed yet, and the sources' names."""
+        self._names = names
         self._detours = detours
-        self._order = order
+        self._sources = sources
+        self._mixture = mixture
         self._plan = plan
         self._rank = rank
         self._device = device
-        self._ready: queue.Queue[tuple[torch.Tensor, int, str] | BaseException] = queue.Queue(
-            maxsize=prefetch
-        )
+        self._walk = MixtureWalk(mixture)
+        self._ahead: _LookAhead | None = None
+        if any(source.blocks.looks_ahead for source in sources):
+            self._ahead = _LookAhead(sources, mixture, plan.sequences)
+        self._ready: queue.Queue[_Ready | BaseException] = queue.Queue(maxsize=prefetch)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._fill, args=(first_step,), name="batches", daemon=True)
+        self._thread = threading.Thread(
+            target=self._fill, args=(first_sequence,), name="batches", daemon=True
+        )
         self._thread.start()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        """Return the next step's batch. Raises what the reading thread met: CorruptError, OSError."""
+        """Return the next step's batch. Raises what the reading thread met: CorruptError, DatasetError."""
         started = time.perf_counter()
         item = self._ready.get()
         waited = time.perf_counter() - started
         if isinstance(item, BaseException):
             raise item
-        tokens, epoch, digest = item
-        moved = tokens.to(self._device, non_blocking=True).long()  # 16 bits travel, 64 are used
-        return Batch(list(moved.split(self._plan.micro_sequences)), epoch, waited, digest)
+        tokens = item.tokens
+        if item.arrival is not None:
+            consumer = torch.cuda.current_stream(self._device)
+            consumer.wait_event(item.arrival)
+            tokens.record_stream(consumer)
+        size = self._plan.micro_sequences
+        micro_batches = [part.long() for part in tokens.split(size)]  # 16 bits travel, 64 are used
+        for row in item.missing:
+            micro_batches[row // size][row % size] = IGNORED
+        return Batch(micro_batches, item.epoch, waited, item.places, item.skips)
+
+    def proportions(self, sequences: int) -> dict[str, float]:
+        """Return as metrics what each source made of a run's first sequences, and its epochs."""
+        if len(self._names) == 1:
+            return {}
+        consumed, passes = self._mixture.consumed(sequences), self._mixture.passes(sequences)
+        shares = {
+            f"data/share/{n}": count / sequences for n, count in zip(self._names, consumed, strict=True)
+        }
+        return shares | {f"data/epoch/{n}": each for n, each in zip(self._names, passes, strict=True)}
+
+    def told(self, sequences: int) -> str:
+        """Return in a line what a run of so many sequences is mixed of."""
+        passes = self._mixture.passes(sequences)
+        parts = [
+            f"{name} {quota / self._mixture.lanes:.2%} ({each:.2f} epochs)"
+            for name, quota, each in zip(self._names, self._mixture.quotas, passes, strict=True)
+        ]
+        return f"mixed of {', '.join(parts)}"
 
     def close(self) -> None:
         """Stop the reading thread."""
         self._closing.set()
         while not self._ready.empty():
             self._ready.get_nowait()
+        for source in self._sources:
+            source.close()
         self._thread.join()
 
-    def _fill(self, step: int) -> None:
+    def _fill(self, first: int) -> None:
         try:
+            # A stream of its own: the copy to the device goes on while the step before computes.
+            stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
             while not self._closing.is_set():
-                step = landed(step * self._plan.sequences, self._detours) // self._plan.sequences
-                self._put(self._read(step))
-                step += 1
+                first = landed(first, self._detours)
+                self._put(self._read(first, stream))
+                first += self._plan.sequences
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: tuple[torch.Tensor, int, str] | BaseException) -> None:
+    def _put(self, item: _Ready | BaseException) -> None:
         while not self._closing.is_set():
             with contextlib.suppress(queue.Full):
                 self._ready.put(item, timeout=0.1)
                 return
 
-    def _read(self, step: int) -> tuple[torch.Tensor, int, str]:
-        """Return this rank's slice of the global batch, uint16 (sequences, T + 1), its epoch and places."""
+    def _read(self, first: int, stream: torch.cuda.Stream | None) -> _Ready:
+        """Return this rank's slice of the global batch that begins at sequence `first`."""
         share = self._plan.sequences // self._plan.ranks
-        first = step * self._plan.sequences + self._rank * share
-        places = [self._order.place(number) for number in range(first, first + share)]
-        rows = np.stack([self._sequences.row(place.block, place.row) for place in places])
-        tokens = torch.from_numpy(rows)
-        if self._device.type == "cuda":
-            tokens = tokens.pin_memory()
-        digest = hashlib.sha256(np.array(places, np.int64).tobytes()).hexdigest()
-        return tokens, places[0].epoch, digest
+        first += self._rank * share
+        if self._ahead is not None:
+            self._ahead.expect(first, share)
+        places = self._walk.places(first, share)
+        tokens, there = self._gathered(places)
+        missing = np.flatnonzero(~there).tolist()
+        skips = tuple(self._skip(first + row, places[row]) for row in missing)
+        arrival = None
+        if stream is not None:
+            with torch.cuda.stream(stream):
+                tokens = tokens.pin_memory().to(self._device, non_blocking=True)
+                arrival = torch.cuda.Event()
+                arrival.record(stream)
+        return _Ready(tokens, arrival, int(places[0, 1]), self._digest(places), skips, missing)
+
+    def _gathered(self, places: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the sequences at some places, uint16 (n, T + 1), and which of them are there."""
+        tokens = np.empty((len(places), self._sources[0].width), DTYPE)
+        if len(self._sources) == 1:
+            return torch.from_numpy(tokens), self._sources[0].fill(tokens, places[:, 2], places[:, 3])
+        there = np.ones(len(places), bool)
+        for number, source in enumerate(self._sources):
+            mine = np.flatnonzero(places[:, 0] == number)
+            part = np.empty((len(mine), source.width), DTYPE)
+            there[mine] = source.fill(part, places[mine, 2], places[mine, 3])
+            tokens[mine] = part
+        return torch.from_numpy(tokens), there
+
+    def _digest(self, places: np.ndarray) -> str:
+        return places_digest(places, single=len(self._sources) == 1)
+
+    def _skip(self, sequence: int, place: np.ndarray) -> Skip:
+        source, _, block, _ = place.tolist()
+        return Skip(sequence, source, block, str(self._sources[source].damaged[block]))
+
+
+class _LookAhead:
+    """Asks for the blocks that the lanes will enter next, before they do."""
+
+    def __init__(self, sources: Sequence[Sequences], mixture: Mixture, batch_sequences: int) -> None:
+        self._sources = sources
+        self._walk = MixtureWalk(mixture)
+        self._batch = batch_sequences
+        # As far as a lane's longest block lasts, so that at most one block of each lane is on its way.
+        longest = max(order.longest for order in mixture.orders)
+        self._steps = math.ceil(longest * mixture.lanes / batch_sequences)
+        self._reached: int | None = None
+
+    def expect(self, first: int, share: int) -> None:
+        """Ask for what is new between the last call and `_steps` batches after `first`."""
+        begin = first if self._reached is None else self._reached
+        self._reached = first + self._steps * self._batch
+        for number in range(begin, self._reached, self._batch):
+            places = self._walk.places(number, share)
+            for source, sequences in enumerate(self._sources):
+                wanted = places[places[:, 0] == source, 2]
+                sequences.expect(dict.fromkeys(wanted.tolist()))
+
+
+def places_digest(places: np.ndarray, *, single: bool) -> str:
+    """Return the SHA-256 of int64 (n, 4) places; of a run with a single source, without its number."""
+    told = places[:, 1:] if single else places
+    return hashlib.sha256(np.ascontiguousarray(told).tobytes()).hexdigest()

@@ -1,17 +1,21 @@
 """Which sequences each step consumed, over all attempts: the proof that none was lost or taken twice.
 
-Rank 0 writes one line of `ledger.jsonl` per step. A step that is taken again replaces the steps from
+Rank 0 writes one line of `ledger.jsonl` per step, and one at each save, by which every rank seals what
+it consumed itself. A step that is taken again replaces the steps from
 there on: they are not part of the run. A line of its own tells of a detour, and is on disk before
 anybody takes it.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrain.distributed import World, gather_texts
 from pretrain.storage import durable
 from pretrain.stream.detours import Detour, landed, merged
+from pretrain.stream.skips import Skip, Skips
 
 NAME = "ledger.jsonl"
 
@@ -24,6 +28,38 @@ class Entry(NamedTuple):
     sequences: int
     share: int  # of rank 0
     places: str  # SHA-256 of where the sequences of that share lie
+
+
+class Seal(NamedTuple):
+    """What each rank consumed since the last seal of its attempt."""
+
+    sealed: int  # the last step of it
+    ranks: list[str]  # of each, the hash over `places` of its own share of those steps; see Chain
+
+
+class Skipped(NamedTuple):
+    """Sequences that were taken out of their batch, because their block is damaged."""
+
+    skipped: list[list]  # as Skip: number, source, block, reason
+
+
+Record = Entry | Seal | Skipped | Detour
+
+
+class Chain:
+    """The hash over what one rank consumed, step after step."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, places: str) -> None:
+        """Take in the `places` of a step."""
+        self._hash.update(places.encode())
+
+    def told(self) -> str:
+        """Return the hash since it was last told, in hexadecimal."""
+        text, self._hash = self._hash.hexdigest(), hashlib.sha256()
+        return text
 
 
 class Account(NamedTuple):
@@ -39,56 +75,97 @@ class Account(NamedTuple):
 
 
 class Ledger:
-    """The ledger of one attempt, as it is written."""
+    """The ledger of one attempt, as one rank sees it."""
 
-    def __init__(self, run_dir: Path, attempt: int) -> None:
-        self._file = (run_dir / NAME).open("a", buffering=1)
+    def __init__(self, run_dir: Path | None, attempt: int, skips: Skips | None = None) -> None:
+        """Take the directory on rank 0, which writes; the other ranks pass None."""
+        self._file = None if run_dir is None else (run_dir / NAME).open("a", buffering=1)
         self._attempt = attempt
-        if self._file.tell() and not _ends_a_line(run_dir / NAME):
+        self._skips = skips or Skips(0)
+        self._chain = Chain()
+        self._step = 0
+        if run_dir and self._file and self._file.tell() and not _ends_a_line(run_dir / NAME):
             self._file.write("\n")  # what a crash cut off stays a line of its own
 
-    def write(self, entry: Entry) -> None:
-        """Add a step."""
-        self._file.write(json.dumps({"attempt": self._attempt, **entry._asdict()}) + "\n")
+    @property
+    def pending(self) -> bool:
+        """Say whether this rank has skipped something that the others do not know of yet."""
+        return self._skips.pending
+
+    def write(self, entry: Entry, skips: Iterable[Skip] = ()) -> None:
+        """Add a step, and what this rank skipped in it."""
+        self._step = entry.step
+        self._chain.add(entry.places)
+        self._skips.add(skips)
+        self._write(entry)
+
+    def agree(self, world: World) -> None:
+        """Let all ranks know what any has skipped. Collective; raises CorruptError if it is too much."""
+        for_record = self._skips.agree(world)
+        if for_record:
+            self._write(Skipped([list(skip) for skip in for_record]))
+
+    def seal(self, world: World) -> None:
+        """Record what all ranks have consumed; return when the disk has it, as a save needs. Collective."""
+        if self._skips.budget:
+            self.agree(world)
+        self._write(Seal(self._step, gather_texts(world, self._chain.told())))
+        if self._file:
+            durable.sync(self._file.fileno())
 
     def pass_over(self, detour: Detour, *, step: int, because: str) -> None:
-        """Add a detour that was decided on after `step`; return when it is on disk."""
+        """Add a detour that was decided on after `step`; return when it is on disk. On rank 0."""
+        assert self._file is not None, "rank 0 writes the ledger"
         facts = {"pass_over": list(detour), "step": step, "because": because}
         self._file.write(json.dumps({"attempt": self._attempt, **facts}) + "\n")
-        self.sync()
-
-    def sync(self) -> None:
-        """Return when the disk has all of it, as before a save that counts on it."""
         durable.sync(self._file.fileno())
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        if self._file:
+            self._file.close()
+
+    def _write(self, record: Record) -> None:
+        if self._file:
+            self._file.write(json.dumps({"attempt": self._attempt, **record._asdict()}) + "\n")
 
 
 def read(run_dir: Path) -> list[Entry | Detour]:
-    """Return what is written, attempt after attempt; a line that a crash cut off is left out.
+    """Return the steps and the detours of all attempts; see `records`."""
+    return [record for _, record in records(run_dir) if isinstance(record, Entry | Detour)]
+
+
+def detours(run_dir: Path) -> tuple[Detour, ...]:
+    """Return the detours that a run has decided on, in that order."""
+    return tuple(each for each in read(run_dir) if isinstance(each, Detour))
+
+
+def records(run_dir: Path) -> list[tuple[int, Record]]:
+    """Return (attempt, record), attempt after attempt; a line that a crash cut off is left out.
 
     The ranks of a node that was cut off may write on for a while after the next attempt has begun.
     """
+    found: list[tuple[int, Record]] = []
     path = run_dir / NAME
-    entries: list[tuple[int, Entry | Detour]] = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             facts = json.loads(line)
         except ValueError:
             continue
         if "pass_over" in facts:
-            entry = Detour(*facts["pass_over"])
+            record = Detour(*facts["pass_over"])
         else:
-            entry = Entry(**{name: facts[name] for name in Entry._fields})
-        entries.append((facts["attempt"], entry))
-    return [entry for _, entry in sorted(entries, key=lambda each: each[0])]
+            kind = next(each for each in (Entry, Seal, Skipped) if each._fields[0] in facts)
+            record = kind(**{name: facts[name] for name in kind._fields})
+        found.append((facts["attempt"], record))
+    return sorted(found, key=lambda each: each[0])
 
 
-def detours(run_dir: Path) -> tuple[Detour, ...]:
-    """Return the detours that a run has decided on, in that order."""
-    return tuple(each for each in read(run_dir) if isinstance(each, Detour))
+def skipped(run_dir: Path) -> set[int]:
+    """Return the numbers of all sequences that a run has skipped so far."""
+    return {
+        int(skip[0]) for _, each in records(run_dir) if isinstance(each, Skipped) for skip in each.skipped
+    }
 
 
 def account(entries: Iterable[Entry | Detour]) -> Account:
@@ -104,8 +181,9 @@ def account(entries: Iterable[Entry | Detour]) -> Account:
             continue
         if before := earlier.get(entry.step):
             retaken += 1
-            changed += entry[:3] != before[:3] or (
-                entry.share == before.share and entry.places != before.places
+            # With another batch it takes something else on purpose.
+            changed += entry.sequences == before.sequences and (
+                entry.first != before.first or (entry.share == before.share and entry.places != before.places)
             )
             lineage = {step: kept for step, kept in lineage.items() if step < entry.step}
         lineage[entry.step] = earlier[entry.step] = entry

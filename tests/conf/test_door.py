@@ -112,8 +112,8 @@ def test_a_group_that_is_given_a_plain_value_is_named(override: str):
 
 
 def test_a_missing_value_is_refused_with_the_words_to_add():
-    with pytest.raises(ConfigError, match=r"data\.index has no value; add data\.index=… to the command"):
-        typed(TrainConfig, compose("train", ["experiment=smoke", "run_dir=RUN"]))
+    with pytest.raises(ConfigError, match=r"run_dir has no value; add run_dir=… to the command"):
+        typed(TrainConfig, compose("train", ["experiment=smoke", "data.index=INDEX"]))
 
 
 @pytest.mark.parametrize(

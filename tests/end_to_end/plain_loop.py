@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.shards import read_index
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.schedule import ScheduleConfig, learning_rate
-from pretrain.stream.data import DataConfig, training_order
+from pretrain.stream.sources import DataConfig, opened_sources, training_data
 
 SEQUENCES, TOKENS = 8, 64
 
@@ -19,9 +18,8 @@ def plain_losses(shards: Path, steps: int, *, pieces: int = 1) -> list[float]:
 
     With more `pieces` the gradient is the sum over so many parts of the batch, as ranks would add it.
     """
-    index = read_index(shards)
     data = DataConfig(index=str(shards), sequence_tokens=TOKENS)
-    sequences, order = training_order(index, data, batch_sequences=SEQUENCES, seed=1337)
+    (sequences,), order = training_data(opened_sources(data), data, batch_sequences=SEQUENCES, seed=1337)
     model = GPT(GPTConfig(layers=2, heads=2, channels=32, context=TOKENS))
     initialise(model, seed=1337)
     decayed = [p for p in model.parameters() if p.dim() >= 2]

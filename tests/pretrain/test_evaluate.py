@@ -12,7 +12,7 @@ from data_prep.shards import read_index
 from data_prep.tokenizer import load_tokenizer
 from pretrain import evaluate, export, trained
 from pretrain.distributed import World
-from pretrain.stream.data import Sequences
+from pretrain.stream.sequences import Sequences
 
 pytestmark = pytest.mark.slow  # a real run has to be trained first
 

@@ -4,7 +4,7 @@ import dataclasses
 import errno
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -108,6 +108,15 @@ class Actors:
 
     def write(self, *_: object) -> None: ...
 
+    pending = False  # of skipped sequences
+
+    def seal(self, _: object) -> None: ...
+
+    by_source: ClassVar[dict[str, float]] = {}
+
+    def proportions(self, _: int) -> dict[str, float]:
+        return {}
+
     sync = write
 
     def heard(self, anybody_writing: bool) -> None:
@@ -171,7 +180,7 @@ def told(world: World, tmp_path: Path, actors: Actors, *, first: int = 0, **chan
         startup_seconds=None,
         norms=Norms(NormsConfig(), world, parameters=[], beta1=0.9),
         health=Health(HealthConfig(compare_every=1000), world, tmp_path),
-        ledger=role if rolling else None,
+        ledger=role,
         roll_back=RollBack(rolling or RollBackConfig(), world, role, ledger=role),
         batches_from=role.from_position,
         saved_step=first if first else -1,

@@ -11,7 +11,7 @@ from torch import Tensor
 from data_prep.shards import read_index
 from pretrain.distributed import World
 from pretrain.model import GPT, GPTConfig, initialise
-from pretrain.stream.data import Sequences
+from pretrain.stream.sequences import Sequences
 from pretrain.validation import Validation, ValidationConfig
 
 T = 64

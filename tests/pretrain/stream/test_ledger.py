@@ -1,9 +1,12 @@
 """The ledger tells what was consumed, whatever attempts it took."""
 
+import hashlib
+import json
+
 import pytest
 
 from pretrain.stream.detours import Detour
-from pretrain.stream.ledger import Account, Entry, Ledger, account, detours, read
+from pretrain.stream.ledger import Account, Entry, Ledger, Seal, account, detours, read, records, skipped
 
 
 def entry(step, first=None, sequences=4, places="x"):
@@ -70,7 +73,7 @@ def test_a_line_that_a_crash_cut_off_is_passed_over(tmp_path):
         file.write('{"attempt": 0, "st')
     second = Ledger(tmp_path, 1)
     second.write(entry(2))
-    second.sync()
+    second.close()
     assert read(tmp_path) == [entry(1), entry(2)]
     second.close()
 
@@ -83,3 +86,28 @@ def test_what_a_replaced_attempt_writes_late_does_not_count(tmp_path):
     assert account(read(tmp_path)) == Account(3, 12, lost=0, duplicated=0, retaken_steps=2, changed_steps=0)
     old.close()
     new.close()
+
+
+def test_every_rank_seals_what_it_consumed_since_the_last_seal(tmp_path, world):
+    book = Ledger(tmp_path, 3)
+    book.write(entry(1, places="a"))
+    book.write(entry(2, places="b"))
+    book.seal(world)
+    book.write(entry(3, places="c"))
+    book.seal(world)
+    book.close()
+    seals = [(attempt, each) for attempt, each in records(tmp_path) if isinstance(each, Seal)]
+    hashes = [hashlib.sha256(text).hexdigest() for text in (b"ab", b"c")]
+    assert seals == [(3, Seal(2, [hashes[0]])), (3, Seal(3, [hashes[1]]))]
+
+
+def test_a_ledger_of_an_earlier_version_is_read(tmp_path):
+    facts = {"attempt": 0, "step": 1, "first": 0, "sequences": 4, "share": 2, "places": "x"}
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(facts) + "\n")
+    assert read(tmp_path) == [entry(1)]
+    assert skipped(tmp_path) == set()
+
+
+def test_a_step_that_is_taken_again_with_another_batch_is_no_change():
+    steps = [entry(1), entry(2), entry(3), entry(3, first=8, sequences=8), entry(4, first=16, sequences=8)]
+    assert account(steps) == Account(4, 24, lost=0, duplicated=0, retaken_steps=1, changed_steps=0)

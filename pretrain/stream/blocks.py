@@ -1,0 +1,54 @@
+"""How the bytes of a block come into memory, wherever its shard lies, and are checked there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from data_prep.shards import Index, Shard, read_block_into
+
+
+class Blocks(Protocol):
+    """Where the blocks of one data set come from."""
+
+    looks_ahead: bool  # whether `expect` saves time
+
+    def read(self, shard: Shard, number: int, into: np.ndarray) -> None:
+        """Write a block and its overlap token to `into`, uint16 (tokens + 1,).
+
+        Raises CorruptError, naming shard, member and offset, if its bytes are not those of the index,
+        and DatasetError if they cannot be had.
+        """
+        ...
+
+    def expect(self, wanted: Sequence[tuple[Shard, int]]) -> None:
+        """Say which blocks will be read soon, the first one first."""
+        ...
+
+    def close(self) -> None:
+        """Stop whatever goes on in the background."""
+        ...
+
+
+class LocalBlocks:
+    """Blocks of a data set in a folder, on a local disk or a shared file system.
+
+    They are read, not mapped: a shard that shrinks under a map kills the process by SIGBUS, and one
+    that changes would do so after it was checked.
+    """
+
+    looks_ahead = False
+
+    def __init__(self, index: Index) -> None:
+        self._directory: Path = index.directory
+
+    def read(self, shard: Shard, number: int, into: np.ndarray) -> None:
+        """Read one block; see Blocks."""
+        read_block_into(self._directory, shard, number, into)
+
+    def expect(self, wanted: Sequence[tuple[Shard, int]]) -> None:
+        """Do nothing: a block is one read away."""
+
+    def close(self) -> None:
+        """Do nothing: nothing goes on."""

@@ -1,0 +1,200 @@
+"""Blocks behind a URL: the same batches, whatever the network does; or an error that says what it did."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from range_server import RangeServer, now_and_then, served
+from test_elastic import T, made, run
+
+from conf.exits import CorruptError, DatasetError, RefusedError
+from pretrain.stream.remote import FetchConfig, Fetcher
+from pretrain.stream.sources import DataConfig, index_at, opened_sources
+from pretrain.stream.staging import Stage
+
+BATCH, STEPS = 12, 40
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("far") / "data", [[64] * 60, [64] * 20 + [33]]).parent
+
+
+@pytest.fixture(scope="module")
+def expected(data_set: Path) -> list[np.ndarray]:
+    return read(str(data_set))[0]
+
+
+def read(index: str, **fetch: object) -> tuple[list[np.ndarray], int]:
+    data = DataConfig(index=index, sequence_tokens=T, fetch=FetchConfig(**fetch))  # pyright: ignore[reportArgumentType]
+    return run(data, BATCH, ranks=1, rank=0, micro=4, steps=STEPS)
+
+
+@pytest.mark.parametrize("fault", ["", "500", "reset", "short", "garbage", "429"])
+def test_batches_over_the_network_are_those_of_the_disk(
+    fault: str, data_set: Path, expected: list[np.ndarray]
+):
+    with served(data_set) as server:
+        source = f"{server.url}/index.json"
+        index_at(source)  # the index itself is asked for once, before the faults begin
+        server.fault = lambda number: now(number) if number > 2 else ""
+        now = now_and_then(0.2, fault)
+        found, _ = read(source, deadline_seconds=60)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert server.requests > 80
+
+
+def test_a_rank_asks_for_its_own_blocks_alone_each_once(data_set: Path):
+    with served(data_set) as server:
+        data = DataConfig(index=server.url, sequence_tokens=T)
+        told = []
+        for rank in range(2):
+            before = len(server.ranges)
+            run(data, BATCH, ranks=2, rank=rank, micro=2, steps=20)
+            told.append(server.ranges[before:])
+    assert all(len(set(ranges)) == len(ranges) for ranges in told)
+    assert not set(told[0]) & set(told[1]), "in the first epoch, a block has one lane, a lane one rank"
+
+
+def fails(number: int, what: str) -> str:
+    return what if number > 1 else ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        ("503", DatasetError, r"could not be read for 1 s: .*503"),
+        ("hang", DatasetError, r"could not be read for 1 s: .*Timeout"),
+        ("404", DatasetError, r"train-0000\d\.tar is missing, though the index lists it"),
+        ("403", DatasetError, r"cannot be read|may not be read"),
+        ("whole", DatasetError, r"answers a range with the whole file"),
+        ("garbage", CorruptError, r"train-0000\d\.tar: member 0000000\d\d\.npy at offset \d+ differs"),
+    ],
+)
+def test_a_store_that_does_not_mend_ends_the_run_in_one_line(
+    fault: str, error: type[Exception], says: str, data_set: Path
+):
+    with served(data_set, fault=lambda number: fails(number, fault)) as server:
+        began = time.monotonic()
+        with pytest.raises(error, match=says) as caught:
+            read(server.url, deadline_seconds=1, timeout_seconds=0.4)
+        assert "\n" not in str(caught.value)
+        assert time.monotonic() - began < 60
+
+
+def test_a_shard_that_was_cut_off_in_the_store_is_corrupt_not_slow(tmp_path: Path):
+    index = made(tmp_path / "data", [[64] * 20])
+    shard = index.parent / "train-00000.tar"
+    os.truncate(shard, 3000)
+    with served(index.parent) as server, pytest.raises(CorruptError, match=r"differs from the index"):
+        read(server.url)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pipe:cat data/index.json",
+        "pipe://cat index.json",
+        "ftp://host/data",
+        "simplecache::s3://bucket/data",
+        "file:///etc/passwd",
+        "https://user:secret@host/data",
+    ],
+)
+def test_a_url_that_would_run_a_program_or_leak_a_password_is_refused(place: str):
+    with pytest.raises(RefusedError) as caught:
+        index_at(place)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_index_that_is_not_there_says_how_to_make_one(tmp_path: Path):
+    with (
+        served(tmp_path) as server,
+        pytest.raises(DatasetError, match=r"index\.json does not exist; make it"),
+    ):
+        index_at(server.url)
+
+
+def staged(server: RangeServer, folder: Path, gigabytes: float = 1.0) -> DataConfig:
+    fetch = FetchConfig(stage_dir=str(folder), stage_gb=gigabytes)
+    return DataConfig(index=server.url, sequence_tokens=T, fetch=fetch)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_staged_shards_are_copied_once_for_a_node_and_read_from_its_disk(
+    data_set: Path, expected: list[np.ndarray], tmp_path: Path
+):
+    with served(data_set) as server:
+        found, _ = run(staged(server, tmp_path), BATCH, ranks=1, rank=0, micro=4, steps=STEPS)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+        (source,) = opened_sources(staged(server, tmp_path))
+        stage = Stage(tmp_path, source.index, 10**9)
+        fetcher = Fetcher(source.index.location, FetchConfig())
+        for shard in source.index.splits["train"].shards:
+            assert stage.copy(shard, fetcher, Event())
+            assert stage.path(shard).read_bytes() == (data_set / shard.name).read_bytes()
+        asked = server.requests
+        for shard in source.index.splits["train"].shards:
+            assert stage.copy(shard, fetcher, Event()), "it is there"
+        assert server.requests == asked
+        again, _ = run(staged(server, tmp_path), BATCH, ranks=1, rank=0, micro=4, steps=STEPS)
+        assert server.requests == asked + 1, "the index alone"
+    assert all(np.array_equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+def test_a_staged_shard_that_is_damaged_or_gone_is_read_from_where_it_lies(
+    data_set: Path, expected: list[np.ndarray], tmp_path: Path
+):
+    with served(data_set) as server:
+        (source,) = opened_sources(staged(server, tmp_path))
+        stage = Stage(tmp_path, source.index, 10**9)
+        first, _ = source.index.splits["train"].shards
+        content = bytearray((data_set / first.name).read_bytes())
+        content[::97] = bytes(len(content[::97]))
+        stage.path(first).write_bytes(content)
+        found, _ = run(staged(server, tmp_path), BATCH, ranks=1, rank=0, micro=4, steps=STEPS)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_what_nobody_reads_makes_room_and_what_is_read_does_not(data_set: Path, tmp_path: Path):
+    old = tmp_path / "0123456789abcdef" / "train-00000.tar"
+    old.parent.mkdir()
+    old.write_bytes(bytes(30_000))
+    with served(data_set) as server:
+        (source,) = opened_sources(DataConfig(index=server.url, sequence_tokens=T))
+        first, second = source.index.splits["train"].shards
+        stage = Stage(tmp_path, source.index, first.bytes + 20_000)
+        fetcher = Fetcher(source.index.location, FetchConfig())
+        assert not stage.copy(first, fetcher, Event()), "the other run has read its shard a moment ago"
+        os.utime(old, (1, 1))
+        assert stage.copy(first, fetcher, Event())
+        assert not old.exists()
+        assert stage.copy(second, fetcher, Event()) == (second.bytes <= 20_000)
+    assert not list(tmp_path.glob("*/*.tmp"))
+
+
+def test_a_copy_that_is_not_what_the_index_says_is_not_kept(data_set: Path, tmp_path: Path):
+    with served(data_set) as server:
+        (source,) = opened_sources(DataConfig(index=server.url, sequence_tokens=T))
+        stage = Stage(tmp_path, source.index, 10**9)
+        wrong = replace(source.index.splits["train"].shards[0], sha256="0" * 64)
+        with pytest.raises(CorruptError, match="arrived otherwise"):
+            stage.copy(wrong, Fetcher(source.index.location, FetchConfig()), Event())
+    assert not list(tmp_path.glob("*/*.tar*"))
+
+
+@pytest.mark.parametrize("name", ["at_once", "deadline_seconds", "timeout_seconds", "stage_gb"])
+def test_a_size_of_zero_is_refused(name: str):
+    with pytest.raises(ValueError, match=rf"data\.fetch\.{name} must be above 0"):
+        FetchConfig(**{name: 0})
