@@ -33,7 +33,7 @@ class Watch:
         self._spikes: deque[bool] = deque(maxlen=WINDOW)
         self._speeds: list[float] = []
         self._skipped = 0.0
-        self._bad_reports: dict[str, int] = {}
+        self._episodes: dict[str, _Episode] = {}
 
     def look(self, step: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[Alert]]:
         """Return the metrics that only looking back can give, and the alerts that are due."""
@@ -90,6 +90,23 @@ class Watch:
         return Alert("low disk", f"{text}; free some, or lower checkpoint.keep_last", "ERROR")
 
     def _turned(self, what: str, bad: bool, *, after: int) -> bool:
-        """Count bad reports in a row; return whether this one is the first to be told."""
-        self._bad_reports[what] = self._bad_reports.get(what, 0) + 1 if bad else 0
-        return self._bad_reports[what] == after
+        """Return whether this report is the first to be told: the last of `after` bad ones in a row.
+
+        What has been told is over, and may be told again, after as many good ones in a row.
+        """
+        episode = self._episodes.setdefault(what, _Episode())
+        if bad:
+            episode.bad, episode.good = episode.bad + 1, 0
+        else:
+            episode.good += 1
+            if episode.bad < after or episode.good >= after:
+                episode.bad = 0
+        return bad and episode.bad == after
+
+
+@dataclass
+class _Episode:
+    """How many bad reports there have been, and how many good ones since the last of them."""
+
+    bad: int = 0
+    good: int = 0

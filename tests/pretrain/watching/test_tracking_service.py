@@ -91,6 +91,35 @@ def test_offline_attempts_become_one_run_when_synced(tmp_path: Path):
     assert_shown(run, tmp_path)
 
 
+@pytest.mark.soak  # the client sends about every 15 s
+def test_rows_arrive_while_an_offline_run_still_trains(tmp_path: Path):
+    """As on a login node, which sees the compute node's files and has a network."""
+    go_on = tmp_path / "go"
+    with LocalWandb() as service:
+        order = {"last": 200, "wait_for_file_at": 100, "file": str(go_on), "config": {"wandb": "offline"}}
+        training = started(tmp_path / "run", **order)
+        while not (folders := list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))):
+            time.sleep(0.1)
+        command = [str(Path(sys.executable).with_name("wandb")), "beta", "sync", "--live", "--yes"]
+        sync = subprocess.Popen(
+            [*command, str(folders[0].parent)],
+            env=clean_environment(**service.environment),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not service.runs or len(next(iter(service.runs.values())).history) < 100:
+            assert sync.poll() is None, "it gave up"
+            time.sleep(0.2)
+        assert training.poll() is None
+        go_on.touch()
+        assert (training.wait(90), sync.wait(90)) == (0, 0)
+        training.communicate()
+        (run,) = service.runs.values()
+        assert service.unknown == []
+    assert [row["step"] for row in run.history] == list(range(1, 201))
+
+
 FAULTS: dict[str, Callable[[LocalWandb], None]] = {
     "refuses connections": lambda service: service.kill(),
     "refuses the key": lambda service: service.status_for.update({"*": 401}),

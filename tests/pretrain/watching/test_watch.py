@@ -66,3 +66,10 @@ def test_a_new_slower_pace_becomes_the_usual_one():
     slow = {**CLEAN, "perf/tokens_per_s": 0.5e6}
     found = alerts_of([*clean(20), *[slow] * 100, {**slow, "perf/tokens_per_s": 0.45e6}])
     assert [step for step, _ in found] == [23]
+
+
+def test_a_run_that_is_slow_by_fits_is_told_once_until_it_is_well_for_three_reports():
+    slow = {**CLEAN, "perf/tokens_per_s": 0.5e6}
+    fits = [slow, slow, slow, CLEAN, slow, slow, slow, CLEAN, CLEAN, slow, slow, slow]
+    assert [step for step, _ in alerts_of([*clean(20), *fits])] == [23]
+    assert [step for step, _ in alerts_of([*clean(20), *fits, *clean(3), slow, slow, slow])] == [23, 38]
