@@ -82,8 +82,8 @@ _KNOWN = (
         attention=(150e12, 120e12),
         links=(230e9, 170e9),
     ),
-    # One core with AVX-512, fp32: 60 GFLOPS for 1024³, ranks talk through gloo. Model.
-    Hardware("CPU", 4, 60e9, 45e9, 8e9, (15e9, 15e9), 1e9, 0.5e9, None, is_gpu=False),
+    # One core with AVX-512, fp32: 60 GFLOPS for 1024³; 16 GiB, a laptop's; ranks talk through gloo. Model.
+    Hardware("CPU", 16, 60e9, 45e9, 8e9, (15e9, 15e9), 1e9, 0.5e9, None, is_gpu=False),
 )
 
 

@@ -22,8 +22,11 @@ _CPU_LOGIT_ROWS = 128
 _CPU_LOGIT_COPIES = 3  # the logits, their exponentials, and what the allocator holds of the chunk before
 # CUDA's context, cuBLAS's and NCCL's workspaces, and what the caching allocator cannot use. Model.
 _GPU_OVERHEAD_BYTES = 3.0 * 2**30
-# A Python process with torch, DeepSpeed and the data set open, before a model exists; measured.
-_CPU_PROCESS_BYTES = 400 * 2**20
+# A Python process with torch, DeepSpeed, the data set and the tokenizer, before a model exists; measured.
+_CPU_PROCESS_BYTES = 445 * 2**20
+# For each parameter of a rank's share, in the host's memory while a save is written: fp32 weight and two
+# moments as they were, again as bytes, and in the file's content (safetensors.torch.save).
+_SAVE_BYTES = 3 * 12
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def states(shape: Shape, sharding: Sharding, precision: str) -> dict[str, float]
 def host_bytes(shape: Shape, sharding: Sharding) -> float:
     """Return what a rank puts into the host's memory: offloaded states, and the copy of a save."""
     share = shape.padded_parameters / max(1, sharding.ranks)
-    return 12 * share + (16 * share if sharding.offload and sharding.stage else 0.0)
+    return _SAVE_BYTES * share + (16 * share if sharding.offload and sharding.stage else 0.0)
 
 
 def working(shape: Shape, sharding: Sharding, work: Work) -> dict[str, float]:
@@ -91,7 +94,7 @@ def working(shape: Shape, sharding: Sharding, work: Work) -> dict[str, float]:
     if not work.on_gpu:
         if sharding.ranks > 1:  # gloo works on copies of what it sends and receives
             parts["messages"] = 2 * parts["buckets"]
-        parts["copy of a save"] = 12 * shape.padded_parameters / sharding.ranks
+        parts["copy of a save"] = _SAVE_BYTES * shape.padded_parameters / sharding.ranks
     parts["process"] = _GPU_OVERHEAD_BYTES if work.on_gpu else _CPU_PROCESS_BYTES
     return parts
 
