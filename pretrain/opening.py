@@ -73,7 +73,7 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     mixture = order_of(sources, config.data, batch_sequences=plan.sequences, seed=config.seed)
     check_caps(sources, mixture, config.steps * plan.sequences)
     # Absolute, because the next attempt or an evaluation may start in another directory.
-    for part, source in zip(raw.data.mix or [raw.data], sources, strict=True):
+    for part, source in zip(raw.data.get("mix") or [raw.data], sources, strict=True):
         part.index = None if config.data.synthetic else f"{source.index.location}/index.json"
     # So that a batch of another size, one day, goes on in the same order.
     raw.data.lanes = mixture.lanes

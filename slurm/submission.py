@@ -146,7 +146,7 @@ def _run(run_dir: Path, settings: Sequence[str]) -> Planned:
     raw = frozen.settled([*settings, f"run_dir={quoted(run_dir)}"])
     length.settle(raw)
     config = typed(TrainConfig, raw)
-    for part, index in zip(raw.data.mix or [raw.data], config.data.indices, strict=False):
+    for part, index in zip(raw.data.get("mix") or [raw.data], config.data.indices, strict=False):
         part.index = index if "://" in index else str(Path(index).expanduser().resolve())
     return Planned(run_dir, config, raw)
 
