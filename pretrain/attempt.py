@@ -5,7 +5,6 @@ All ranks do the same; what only one may do is done by rank 0 and told to the ot
 
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,13 +29,18 @@ def main(overrides: list[str], page: Page) -> int:
 
     What this rank does, and why it ends, is told on `page`, for its watchdog.
     """
-    sys.excepthook = print_exception  # libraries put addresses and headers into what they raise
     try:
         code = _attempt(overrides, page)
     except BaseException as error:
         if "end" not in page.notes():
             page.note(end=redacted(attempts.raised(error)))
-        raise
+        if not isinstance(error, Exception) or isinstance(error, UserError):
+            raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the command knows what a disk says
+        # Libraries put addresses and headers into what they raise, and W&B's own hook prints all of it.
+        print_exception(error)
+        raise SystemExit(1) from None
     return code
 
 

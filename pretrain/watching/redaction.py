@@ -5,7 +5,6 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 REDACTED = "***"
@@ -52,9 +51,9 @@ def redacted_text(text: str) -> str:
     return _NAMED_IN_TEXT.sub(rf"\g<1>{REDACTED}", text)
 
 
-def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback as Python does, without its secrets; for sys.excepthook."""
-    print(redacted_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+def print_exception(error: BaseException) -> None:
+    """Print the traceback of an exception as Python does, without its secrets."""
+    print(redacted_text("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
 
 
 def _secrets_of_the_environment() -> list[str]:
