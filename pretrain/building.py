@@ -113,7 +113,7 @@ def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> E
 def _model(run_dir: Opened) -> GPT:
     """Return the model as the run begins; where it has a checkpoint, that one counts."""
     config = run_dir.config
-    model = GPT(config.model, end_of_text=config.end_of_text)
+    model = GPT(config.model, end_of_text=config.end_of_text, recompute=config.recompute)
     if config.init_from and run_dir.fresh:
         model.load_state_dict(trained.initial_weights(Path(config.init_from), config.model))
     else:

@@ -18,6 +18,7 @@ from pretrain.norms import NormsConfig
 from pretrain.optim import AdamWConfig
 from pretrain.roll_back import RollBackConfig
 from pretrain.schedule import ScheduleConfig
+from pretrain.step import recomputation
 from pretrain.stream.sources import DataConfig
 from pretrain.validation import ValidationConfig
 from pretrain.watching.tracking import TrackingConfig
@@ -39,6 +40,7 @@ FREE = (
     "stop_at",
     "log_every",
     "compile",
+    "recompute",
     "cluster",
     "tracking",
     "validation",
@@ -83,6 +85,7 @@ class TrainConfig:
     seed: int = 1337
     precision: str = "autocast"
     compile: bool = False
+    recompute: str = "none"
     resume: str = "auto"
     tokens: int | None = None
     stop_at: int | None = None
@@ -119,6 +122,8 @@ class TrainConfig:
             raise ValueError(f"seed {self.seed} is not in [0, 2**31)")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not one of: {', '.join(PRECISIONS)}")
+        if self.recompute not in recomputation.MODES:
+            raise ValueError(f"recompute {self.recompute!r} is not one of: {', '.join(recomputation.MODES)}")
         if self.resume not in _RESUME:
             raise ValueError(f"resume {self.resume!r} is not one of: {', '.join(_RESUME)}")
         if self.precision == "bf16" and self.zero.stage == 0:

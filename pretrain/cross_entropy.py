@@ -6,10 +6,10 @@ passes through product, softmax and gradient while it lies in the cache; the gra
 when the loss is, as in llm.c's fused classifier. On a CPU that halves the time of the head.
 """
 
+import importlib.util
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
 IGNORED = -1  # a target with this value takes no part in the loss
@@ -17,6 +17,14 @@ IGNORED = -1  # a target with this value takes no part in the loss
 # 128 × 50,257 fp32 logits are 26 MB. Measured on an EPYC core, 2048 rows of 128 channels: 0.93 CPU
 # seconds with 128 rows, 0.99 with 64 or 512, 1.85 for all at once in torch's own functions.
 _CHUNK_ROWS = 128
+# On a GPU one chunk is the fastest (four cost 6 % of this operation, sixteen 21 %), until it needs memory
+# that a micro-batch could use: 8 GiB are the bf16 logits of 85,000 tokens.
+_MOST_LOGIT_BYTES = 8 * 2**30
+
+# Triton comes with torch's CUDA build. Without it, as on a CPU, torch's own functions do the same.
+_KERNEL = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+if _KERNEL:
+    from pretrain.step.softmax_kernel import softmax_loss_
 
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor, *, vocabulary: int) -> Tensor:
@@ -25,47 +33,80 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, *, vocabulary: int) ->
     x is (N, C); weight (V', C) with V' ≥ vocabulary, of which only the first `vocabulary` rows count;
     targets int64 (N,). Under autocast the products are taken in its dtype, the softmax in fp32.
     """
-    if x.device.type == "cpu":
-        return _ChunkedLoss.apply(x, weight, targets, vocabulary, torch.is_grad_enabled())  # pyright: ignore[reportReturnType]
-    logits = F.linear(x, weight)[:, :vocabulary].float()
-    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return _head(x, weight, targets, vocabulary, dtype, wanted)[0]
 
 
-class _ChunkedLoss(torch.autograd.Function):
-    """Loss and gradients of the head, a chunk of rows at a time."""
-
-    @staticmethod
-    def forward(  # noqa: PLR0917 - autograd passes them by position
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, vocabulary: int, wanted: bool
-    ) -> Tensor:
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-        rows, used = x.to(dtype), weight[:vocabulary].to(dtype)
-        total = torch.zeros((), dtype=torch.float32)
-        x_gradient = torch.empty_like(rows) if wanted else None
+# A custom operator, so that torch.compile sees one call and not a loop over chunks.
+@torch.library.custom_op("pretrain::head_loss", mutates_args=())
+def _head(  # noqa: PLR0917 - operators take their arguments by position
+    x: Tensor, weight: Tensor, targets: Tensor, vocabulary: int, dtype: torch.dtype, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed loss and, if `wanted`, its gradients for x and weight (else empty ones)."""
+    with torch.autocast(x.device.type, enabled=False):
+        rows, used = x.to(dtype), weight.to(dtype)
+        if not _KERNEL:
+            used = used[:vocabulary]
+        total = torch.zeros((), dtype=torch.float32, device=x.device)
+        x_gradient = torch.empty_like(rows) if wanted else rows.new_empty(0)
         # Summed over all chunks, so in full precision whatever the products are in.
-        weight_gradient = torch.zeros(weight.shape) if wanted else None
-        with torch.autocast("cpu", enabled=False):
-            for first in range(0, len(rows), _CHUNK_ROWS):
-                chunk = slice(first, first + _CHUNK_ROWS)
-                loss, gradient = _softmax_loss(rows[chunk] @ used.t(), targets[chunk], wanted)
+        weight_gradient = torch.zeros(weight.shape if wanted else 0, dtype=torch.float32, device=x.device)
+        step = _chunk_rows(rows, used)
+        for first in range(0, len(rows), step):
+            chunk = slice(first, first + step)
+            logits = rows[chunk] @ used.t()
+            if _KERNEL:
+                losses = softmax_loss_(  # pyright: ignore[reportPossiblyUnbound]
+                    logits, targets[chunk], vocabulary=vocabulary, ignored=IGNORED, wanted=wanted
+                )
+                total += losses.sum()
+                gradient = logits
+            else:
+                loss, gradient = _softmax_loss(logits, targets[chunk], wanted)
                 total += loss
-                if x_gradient is None or weight_gradient is None:
-                    continue
-                gradient = gradient.to(dtype)
-                x_gradient[chunk] = gradient @ used
-                if dtype == torch.float32:
-                    weight_gradient[:vocabulary].addmm_(gradient.t(), rows[chunk])
-                else:
-                    weight_gradient[:vocabulary] += gradient.t() @ rows[chunk]
-        if x_gradient is not None and weight_gradient is not None:
-            ctx.save_for_backward(x_gradient.to(x.dtype), weight_gradient.to(weight.dtype))
-        return total
+            if not wanted:
+                continue
+            gradient = gradient.to(dtype)
+            x_gradient[chunk] = gradient @ used
+            into = weight_gradient[: len(used)]
+            if dtype == torch.float32:
+                into.addmm_(gradient.t(), rows[chunk])
+            else:
+                into += gradient.t() @ rows[chunk]
+    # An operator may not return what it was given, nor the same tensor twice; these are all its own.
+    return total, x_gradient.to(x.dtype), weight_gradient.to(weight.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        x_gradient, weight_gradient = ctx.saved_tensors
-        return x_gradient * outer[0], weight_gradient * outer[0], None, None, None
+
+def _chunk_rows(rows: Tensor, used: Tensor) -> int:
+    """Return how many rows pass at a time."""
+    if rows.device.type == "cpu":
+        return _CHUNK_ROWS
+    return max(1, _MOST_LOGIT_BYTES // (len(used) * (rows.element_size() if _KERNEL else 4)))
+
+
+@_head.register_fake
+def _(  # noqa: PLR0917
+    x: Tensor, weight: Tensor, targets: Tensor, vocabulary: int, dtype: torch.dtype, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    total = x.new_empty((), dtype=torch.float32)
+    if wanted:
+        return total, torch.empty_like(x), torch.empty_like(weight)
+    return total, x.new_empty(0), weight.new_empty(0)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    x_gradient, weight_gradient = ctx.saved_tensors
+    return x_gradient * outer[0], weight_gradient * outer[0], None, None, None, None
+
+
+_head.register_autograd(_backward, setup_context=_keep)
 
 
 def _softmax_loss(logits: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pretrain.cross_entropy import IGNORED, head_loss
 from pretrain.documents import Documents, attention_within, documents
 from pretrain.key_value_cache import KeyValueCache, LayerCache
+from pretrain.step.recomputation import through
 from pretrain.token_scores import head_scores
 
 _INITIAL_STD = 0.02  # GPT-2's own code, model.py
@@ -127,10 +128,14 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A GPT-2 language model. Call it for the loss; `logits` for what it predicts."""
 
-    def __init__(self, config: GPTConfig, *, end_of_text: int | None = None) -> None:
-        """Take the token that begins a document, if documents are not to see each other."""
+    def __init__(self, config: GPTConfig, *, end_of_text: int | None = None, recompute: str = "none") -> None:
+        """Take the token that begins a document, if documents are not to see each other.
+
+        `recompute` is how much the backward pass computes again, see pretrain.step.recomputation.
+        """
         super().__init__()
         self.config = config
+        self.recompute = recompute
         self._end_of_text = end_of_text
         self.wte = nn.Embedding(config.padded_vocabulary, config.channels)
         self.wpe = nn.Embedding(config.context, config.channels)
@@ -152,13 +157,18 @@ class GPT(nn.Module):
         """
         if targets is None:
             return self.logits(inputs, cache)
-        x = self._features(inputs).flatten(0, 1)  # (B · T, C)
         if reduction == "none":
+            x = self._features(inputs).flatten(0, 1)  # (B · T, C)
             scores = head_scores(x, self.wte.weight, targets.flatten(), vocabulary=self.config.vocabulary)
             return scores.view(*targets.shape, 2)
-        loss = head_loss(x, self.wte.weight, targets.flatten(), vocabulary=self.config.vocabulary)
+        loss = self.summed_loss(inputs, targets)
         # A micro-batch of which nothing counts has a loss of 0, not of 0 / 0.
         return loss if reduction == "sum" else loss / (targets != IGNORED).sum().clamp(min=1)
+
+    def summed_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy, summed; a method of its own, so that it can be compiled by itself."""
+        x = self._features(inputs).flatten(0, 1)  # (B · T, C)
+        return head_loss(x, self.wte.weight, targets.flatten(), vocabulary=self.config.vocabulary)
 
     def logits(self, inputs: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of every next token, without the padding, for int64 (B, T).
@@ -174,9 +184,13 @@ class GPT(nn.Module):
         within = None if self._end_of_text is None else documents(inputs, self._end_of_text)
         positions = within.positions if within else torch.arange(inputs.shape[1], device=inputs.device)
         x = self.wte(inputs) + self.wpe(positions)  # (B, T, C)
+        if torch.is_autocast_enabled(x.device.type):
+            # Embeddings come out in the weights' fp32. What every layer reads and writes is half as
+            # long in bf16; a compiled 124M step on an H200 gains 5 % by the roofline.
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
-            x = block(x, within)
+            x = through(block, x, within, mode=self.recompute)
         return self.ln_f(x)
 
     def _continued(self, inputs: Tensor, cache: KeyValueCache) -> Tensor:
