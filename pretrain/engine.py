@@ -6,7 +6,7 @@ optimizer, the learning rate, the data's position and the saved state.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from pretrain.distributed import World
 from pretrain.fragments import Fragment
 from pretrain.key_value_cache import KeyValueCache
 from pretrain.optim import AdamWConfig, adamw
+from pretrain.step.attention import choose_attention
+from pretrain.step.clipping import Clipping, Tamed
 from pretrain.stopwatch import Stopwatch
 
 # Read while deepspeed is imported; it also silences the guess that DeepSpeed else prints.
@@ -28,6 +30,8 @@ import deepspeed
 import deepspeed.ops
 
 PRECISIONS = ("autocast", "fp32", "bf16")
+# Up to 355M's. Beyond, compiling once for all blocks takes a minute instead of several, for 1 % of the speed.
+_MOST_BLOCKS_IN_A_GRAPH = 24
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ class StepResult(NamedTuple):
 
     loss: Tensor  # this rank's mean over the step, fp64 scalar
     gradient_norm: Tensor  # over all ranks, before clipping, fp32 scalar
-    skipped: bool  # the gradient was not finite, so no weight changed
+    skipped: Tensor  # 1 if the gradient was not finite, so that no weight changed; else 0
 
 
 def settings(zero: ZeroConfig, precision: str, plan: BatchPlan, clip_norm: float) -> dict[str, Any]:
     """Return DeepSpeed's configuration. Unknown top-level keys are ignored by it, so none is passed on."""
     optimization: dict[str, Any] = {"stage": zero.stage}
+    if zero.stage in (1, 2):
+        optimization["compute_grad_norm"] = False  # in fp64, tensor by tensor; see pretrain.step.clipping
     if zero.stage:
         optimization |= {
             "overlap_comm": zero.overlap,
@@ -69,7 +75,8 @@ def settings(zero: ZeroConfig, precision: str, plan: BatchPlan, clip_norm: float
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": plan.micro_sequences,
         "gradient_accumulation_steps": plan.accumulation,
-        "gradient_clipping": clip_norm,  # spelled out: the default became 1.0 in 0.19.3
+        # Spelled out, as the default became 1.0 in 0.19.3. Below stage 3 the optimizer clips by itself.
+        "gradient_clipping": clip_norm if zero.stage == 3 else 0.0,
         "zero_optimization": optimization,
         "steps_per_print": 10**9,
         "log_level": "WARNING",
@@ -77,7 +84,8 @@ def settings(zero: ZeroConfig, precision: str, plan: BatchPlan, clip_norm: float
         "timers": {"throughput": {"enabled": False}},
     }
     if precision == "bf16":
-        config["bf16"] = {"enabled": True}
+        # The search for infinities, tensor by tensor and with a wait for each, is stage 3's alone.
+        config["bf16"] = {"enabled": True, "check_grad_overflow": zero.stage == 3}
         if zero.stage >= 2:
             # At stage 1 this would select another optimizer, without overlap.
             config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -103,13 +111,13 @@ class Engine:
         plan: BatchPlan,
         world: World,
         seed: int,
-        compiled: bool = False,
+        compiled: str | bool = False,
         width_ratio: float = 1.0,
     ) -> None:
         self.plan = plan
         self.step = 0  # optimizer steps done, skipped ones included
-        self._skipped = 0
         self._stage = zero.stage
+        self._precision = precision
         self._world = world
         self._seed = seed
         self._forward = Stopwatch(world.device)
@@ -120,10 +128,14 @@ class Engine:
         self._engine: Any = deepspeed.initialize(model=model, optimizer=inner, config=config)[0]
         self._zero: Any = self._engine.optimizer  # at stage 0 the AdamW itself
         self._adam: torch.optim.Optimizer = inner if zero.stage == 0 else self._zero.optimizer
+        shared = zero.stage > 0 and world.size > 1
+        self._clipping = Clipping(self._adam, optim.clip_norm, shared=shared)
         for flat in fragments.owned_flats(self._zero, zero.stage):
             fragments.make_moments(self._adam, flat, steps=0)
+        choose_attention(world.device)
+        self._summed_loss: Callable[[Tensor, Tensor], Tensor] | None = None  # compiled for evaluation
         if compiled:
-            self._engine.compile(compile_kwargs={"dynamic": False})
+            self._compile(compiled)
 
     @property
     def stage(self) -> int:
@@ -136,7 +148,7 @@ class Engine:
         for group in self._zero.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        norm = None
+        tamed = None
         for number, tokens in enumerate(micro_batches):
             # Dropout is a function of (seed, step, rank, micro-batch), so resuming needs no generator state.
             torch.manual_seed(_mixed(self._seed, self.step, self._world.rank, number))
@@ -144,27 +156,45 @@ class Engine:
                 # A skipped sequence is IGNORED, -1, from end to end; its inputs may be any token.
                 loss = self._engine(tokens[:, :-1].clamp(min=0), tokens[:, 1:])
             self._engine.backward(loss)  # divides by the accumulation steps
-            total += loss.detach().double() / len(micro_batches)
-            if self._stage == 0 and number == len(micro_batches) - 1:
-                norm = self._guard_plain_step()
-            self._engine.step()  # after every micro-batch: it counts, and acts on the last
-        skipped_before = self._skipped
-        self._skipped = self._engine.skipped_steps
+            total.add_(loss.detach(), alpha=1 / len(micro_batches))
+            # After every micro-batch, as DeepSpeed counts them; it acts on the last.
+            tamed = self._update() if number == len(micro_batches) - 1 else self._engine.step()
         self.step += 1
         assert self._engine.global_steps == self.step, (self._engine.global_steps, self.step)
-        if norm is None:
-            norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
-            return StepResult(total, norm, self._skipped > skipped_before)
-        return StepResult(total, norm, not bool(torch.isfinite(norm)))
+        assert tamed is not None, "a step has at least one micro-batch"
+        return StepResult(total, *tamed)
 
-    def _guard_plain_step(self) -> Tensor:
-        """Return the gradient's norm at stage 0, where DeepSpeed would step into a NaN for ever."""
-        gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        # The fused kernel divides by grad_scale, and leaves everything as it is if found_inf is 1.
-        self._adam.grad_scale = torch.ones((), device=norm.device)  # pyright: ignore[reportAttributeAccessIssue]
-        self._adam.found_inf = (~torch.isfinite(norm)).float()  # pyright: ignore[reportAttributeAccessIssue]
-        return norm.float()
+    def _update(self) -> Tamed:
+        """Move the weights, by the gradient that is complete on all ranks, or leave them; say which."""
+        if self._stage < 3:
+            tamed = self._clipping.tame(self._gradients())
+            self._engine.step()
+            return tamed
+        skipped_before = self._engine.skipped_steps
+        self._engine.step()
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
+        return Tamed(norm, torch.tensor(float(self._engine.skipped_steps > skipped_before)))
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the gradient, averaged over the ranks; at stages 1 and 2 this rank's share of it."""
+        if self._stage == 0:
+            return [p.grad for p in self._module.parameters() if p.grad is not None]
+        return [piece for pieces in self._zero.averaged_gradients.values() for piece in pieces]
+
+    def _compile(self, backend: str | bool) -> None:
+        """Compile the model, whole or block by block, and its evaluation as a graph of its own."""
+        how: dict[str, Any] = {"dynamic": False}
+        if isinstance(backend, str):
+            how["backend"] = backend
+        blocks = getattr(self._module, "h", ())
+        if self._stage < 3 and len(blocks) > _MOST_BLOCKS_IN_A_GRAPH:
+            for block in blocks:
+                block.compile(**how)
+            return
+        self._engine.compile(compile_kwargs=how)
+        if self._stage < 3:
+            # Another function than the one that trains, so another graph: neither drives out the other.
+            self._summed_loss = torch.compile(self._module.summed_loss, **how)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     def forward_seconds(self) -> float:
         """Return the seconds that this rank's forward passes took since the last call; wait for the device.
@@ -177,7 +207,12 @@ class Engine:
     def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the summed cross-entropy of int64 (B, T) `targets` in nats; see GPT.forward."""
         self._engine.eval()
-        return self._engine(inputs, targets, reduction="sum")
+        if self._summed_loss is None:
+            # What a compiled block's graph is for is training alone.
+            with torch.compiler.set_stance("force_eager" if self._stage < 3 else "default"):
+                return self._engine(inputs, targets, reduction="sum")
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._precision == "autocast"):
+            return self._summed_loss(inputs, targets)
 
     @torch.no_grad()
     def token_scores(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -231,7 +266,7 @@ class Engine:
         self._engine.global_steps = step
         self._engine.global_samples = step * self.plan.sequences
         self._engine.micro_steps = step * self.plan.accumulation
-        self._engine.skipped_steps = self._skipped = step - adam_steps
+        self._engine.skipped_steps = step - adam_steps
 
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers."""

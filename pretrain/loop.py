@@ -1,5 +1,6 @@
 """The story of a run: step, report, validate, save, until the last step or until asked to stop."""
 
+import gc
 import math
 import statistics
 import time
@@ -105,7 +106,13 @@ def _step(run: Run, config: LoopConfig) -> None:
     run.ledger.write(Entry(*taken), batch.skips)
     run.progress.sequences += run.plan.sequences
     run.progress.tokens += run.plan.sequences * run.sequence_tokens
-    run.health.heed(result.skipped, run.progress.step)
+    run.readback.send(run.progress.step, result.skipped)
+    for step, skipped in run.readback.arrived():
+        run.health.heed(bool(skipped), step)
+    if not gc.get_freeze_count():
+        # What the first step has left in memory stays: no collection need look at it again. A full one
+        # over torch and DeepSpeed stops all ranks for half a second (karpathy/nanochat).
+        gc.freeze()
 
 
 def _wish(run: Run, checkpoint: CheckpointConfig, since_save: float) -> Wish:

@@ -38,7 +38,8 @@ class Meter:
         self._step_seconds: list[float] = []  # as the host sees them, which waits for the device
         self._learning_rate = 0.0
         self._epoch = 0
-        self._skipped = 0
+        self._skipped: list[torch.Tensor] = []
+        self._skipped_before = 0.0
         self._waited = 0.0
         self._elapsed = 0.0
         self._tokens = 0  # of this attempt
@@ -52,7 +53,7 @@ class Meter:
         self._losses.append(result.loss)
         self._norms.append(result.gradient_norm)
         self._learning_rate = learning_rate
-        self._skipped += result.skipped
+        self._skipped.append(result.skipped)
         self._waited += batch.wait_seconds
         self._epoch = max(self._epoch, batch.epoch)
         self._tokens += self.scale.tokens_per_step
@@ -61,7 +62,12 @@ class Meter:
         self._stepped = now
 
     def pause(self) -> float:
-        """Stop the clock, as for a validation or a save; return the seconds of steps since it ran."""
+        """Stop the clock, as for a validation or a save; return the seconds of steps since it ran.
+
+        Waits for the device, which may be two steps behind: what follows reads from it anyhow.
+        """
+        if self._world.device.type == "cuda":
+            torch.cuda.current_stream(self._world.device).synchronize()
         seconds = time.perf_counter() - self._resumed
         self._elapsed += seconds
         return seconds
@@ -89,7 +95,7 @@ class Meter:
             "progress/chinchilla": progress.tokens / (20 * self.scale.parameters),
             "total/pflops": self.scale.flops_per_token * progress.tokens / 1e15,
         }
-        self._losses, self._norms, self._step_seconds = [], [], []
+        self._losses, self._norms, self._skipped, self._step_seconds = [], [], [], []
         self._elapsed, self._waited = 0.0, 0.0
         return metrics
 
@@ -109,7 +115,8 @@ class Meter:
         }
 
     def _quality(self, ranks: Ranks) -> dict[str, float]:
-        norms = [float(norm) for norm in self._norms]
+        norms: list[float] = torch.stack(self._norms).tolist()  # in one transfer
+        self._skipped_before += float(torch.stack(self._skipped).sum())
         finite = [norm for norm in norms if math.isfinite(norm)]
         limit = self.scale.clip_norm or math.inf
         return {
@@ -119,7 +126,7 @@ class Meter:
             "optim/grad_norm": norms[-1],
             "optim/grad_norm_max": max(finite, default=math.nan),
             "optim/clipped_frac": sum(norm > limit for norm in finite) / len(norms),
-            "optim/skipped_steps": float(self._skipped),
+            "optim/skipped_steps": self._skipped_before,
         }
 
     def _speed(self, ranks: Ranks) -> dict[str, float]:

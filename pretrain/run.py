@@ -15,6 +15,7 @@ from pretrain.health import Health, Stragglers
 from pretrain.meter import Meter
 from pretrain.norms import Norms
 from pretrain.roll_back import RollBack
+from pretrain.step.readback import Readback
 from pretrain.stream.data import Batches
 from pretrain.stream.detours import Detour
 from pretrain.stream.ledger import Ledger
@@ -57,3 +58,7 @@ class Run:
     saved_step: int = -1
     validated_step: int = -1
     best_now: bool = False  # no validation loss was lower than this step's
+    readback: Readback = field(init=False)  # of the flags of skipped steps
+
+    def __post_init__(self) -> None:
+        self.readback = Readback(self.world.device)

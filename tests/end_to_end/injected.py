@@ -88,7 +88,7 @@ def poison(engine, model, world, rank, factor, **case) -> None:
         world,
         injection=str(factor),
         at=rank,
-        skipped=bad.skipped,
+        skipped=bool(bad.skipped),
         kept=kept,
         went_on=went_on and finite,
         **case,

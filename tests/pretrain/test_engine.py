@@ -185,8 +185,10 @@ def test_a_value_out_of_range_is_refused(wrong: dict[str, int]):
 
 def test_deepspeed_is_told_the_plans_arithmetic_and_our_clipping():
     plan = BatchPlan(sequences=96, ranks=4, accumulation=3, micro_sequences=8)
-    found = settings(ZeroConfig(stage=2), "fp32", plan, 0.7)
+    found = settings(ZeroConfig(stage=3), "fp32", plan, 0.7)
     assert found["train_micro_batch_size_per_gpu"] == 8
     assert found["gradient_accumulation_steps"] == 3
     assert found["gradient_clipping"] == 0.7
-    assert found["zero_optimization"]["stage"] == 2
+    assert found["zero_optimization"]["stage"] == 3
+    for stage in (0, 1, 2):  # where the optimizer clips, DeepSpeed must not do it again
+        assert settings(ZeroConfig(stage=stage), "fp32", plan, 0.7)["gradient_clipping"] == 0

@@ -61,7 +61,7 @@ class Actors:
         self.step += 1
         self.rates.append(rate)
         loss = self.reported.get(self.positions[-1], 3.0 + 0.01 * (self.step % 3))
-        return StepResult(torch.tensor(loss, dtype=torch.float64), torch.tensor(1.0), False)
+        return StepResult(torch.tensor(loss, dtype=torch.float64), torch.tensor(1.0), torch.tensor(0.0))
 
     def forward_seconds(self) -> float:
         return 0.0

@@ -23,7 +23,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def result(loss: float, *, norm: float = 1.0, skipped: bool = False) -> StepResult:
-    return StepResult(torch.tensor(loss, dtype=torch.float64), torch.tensor(norm), skipped)
+    return StepResult(
+        torch.tensor(loss, dtype=torch.float64), torch.tensor(norm), torch.tensor(float(skipped))
+    )
 
 
 def batch(*, waited: float = 0.0, epoch: int = 0) -> Batch:
@@ -87,7 +89,7 @@ def test_a_report_begins_anew_but_for_the_skipped_steps(world: World, clock: lis
 def test_taking_in_a_step_does_not_wait_for_the_device(world: World):
     """A tensor without data, as one whose kernel has not run yet: reading it would fail."""
     meta = torch.empty((), device="meta")
-    Meter(SCALE, world).add(StepResult(meta, meta, False), batch(), 1e-3)
+    Meter(SCALE, world).add(StepResult(meta, meta, meta), batch(), 1e-3)
 
 
 def test_goodput_is_the_share_of_the_runs_life_that_was_training(world: World, clock: list[float]):
