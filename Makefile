@@ -10,13 +10,16 @@ READY := $(VENV)/.ready-$(PINS)
 READY_DEV := $(VENV)/.ready-dev-$(PINS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check soak format clean-demo
+.PHONY: help setup demo test check soak bench bench-gpu test-gpu test-kernels format clean-demo
 
 help:
 	@echo 'make demo       text → shards → a GPT-2 that is killed, resumed, sampled, exported'
 	@echo 'make test       all tests but those that take minutes each'
 	@echo 'make check      format, lint, types, floors, fast tests'
 	@echo 'make soak       the tests that take minutes each; MINUTES=60: runs that are hurt at random so long'
+	@echo 'make bench      a step on this CPU beside nanoGPT, torch, default DeepSpeed: make bench NANOGPT=clone'
+	@echo 'make bench-gpu  one GPU beside the peers that are there, under 9 minutes; NANOGPT=clone'
+	@echo 'make test-gpu   what only a GPU can be asked'
 	@echo 'make setup      only the virtual environment, in $(VENV)'
 
 setup: $(READY)
@@ -25,17 +28,37 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py runs/demo
 
 test: $(READY_DEV)
-	$(PYTEST) -m "not soak" -rs
+	$(PYTEST) -m "not soak and not gpu" -rs
 
 check: $(READY_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(PYTEST) -q -m "not slow and not soak"
+	$(PYTEST) -q -m "not slow and not soak and not gpu"
 
 soak: $(READY_DEV)
 	$(if $(MINUTES),$(BIN)/python tests/end_to_end/soak.py --minutes $(MINUTES),$(BIN)/python -m pytest -m soak -rs -s)
+
+# A clone of karpathy/nanoGPT, whose model.py and loop are measured beside ours.
+NANOGPT ?=
+bench: $(READY_DEV)
+	@test -f '$(NANOGPT)/model.py' || { echo 'usage: make bench NANOGPT=path/to/nanoGPT'; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step.py $(NANOGPT)
+
+bench-gpu: $(READY_DEV)
+	$(BIN)/python benchmarks/gpu.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
+test-gpu: $(READY_DEV)
+	$(BIN)/python -m pytest -m gpu -rs tests/pretrain
+	$(BIN)/python -m pytest -rs tests/pretrain/step/test_softmax_kernel.py
+
+# Triton alone, for its interpreter, where torch is a CPU build: beside the packages, not among them, as
+# every process that finds it imports it.
+TRITON := triton==3.7.1
+test-kernels: $(READY_DEV)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/triton '$(TRITON)'
+	$(BIN)/python -m pytest -rs tests/pretrain/step/test_softmax_kernel.py
 
 format: $(READY_DEV)
 	$(BIN)/ruff format .

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from pretrain.batch import BatchPlan
 from pretrain.distributed import World
 from pretrain.engine import Engine, ZeroConfig
+from pretrain.export import hugging_face_config
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.optim import AdamWConfig, adamw
 
@@ -65,11 +67,39 @@ def nanogpt(
     return _loop(model, optimizer, device, called=called, autocast=autocast, result=lambda pair: pair[1])
 
 
+def transformers_deepspeed(shape: GPTConfig, plan: BatchPlan, device: torch.device) -> Step:
+    """Return a step of transformers' GPT-2 in default DeepSpeed, bf16."""
+    config = transformers.GPT2Config(**hugging_face_config(shape))
+    config.vocab_size = shape.padded_vocabulary  # which is kinder to it than 50,257
+    model = transformers.GPT2LMHeadModel(config).to(device)
+
+    def loss(engine: Any, tokens: Tensor) -> Tensor:
+        return engine(input_ids=tokens[:, :-1], labels=tokens[:, :-1]).loss  # shifts by itself
+
+    return _deepspeed(model, plan, device, loss, bf16=True)
+
+
 def default_deepspeed(
     path: Path, shape: GPTConfig, plan: BatchPlan, device: torch.device, *, bf16: bool
 ) -> Step:
     """Return a step of nanoGPT's model in DeepSpeed with nothing set but what one must set."""
     model = _nanogpt_model(path, shape, device)
+
+    def loss(engine: Any, tokens: Tensor) -> Tensor:
+        return engine(tokens[:, :-1], tokens[:, 1:].contiguous())[1]
+
+    return _deepspeed(model, plan, device, loss, bf16=bf16)
+
+
+def _deepspeed(
+    model: nn.Module,
+    plan: BatchPlan,
+    device: torch.device,
+    loss_of: Callable[[Any, Tensor], Tensor],
+    *,
+    bf16: bool,
+) -> Step:
+    """Return a step in DeepSpeed with nothing set but what one must set."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=0.0, betas=(OPTIM.beta1, OPTIM.beta2), weight_decay=OPTIM.weight_decay
     )
@@ -88,7 +118,7 @@ def default_deepspeed(
             group["lr"] = rate
         total = torch.zeros((), device=device)
         for tokens in batch:
-            loss = engine(tokens[:, :-1], tokens[:, 1:].contiguous())[1]
+            loss = loss_of(engine, tokens)
             engine.backward(loss)
             engine.step()
             total += loss.detach() / len(batch)

@@ -7,7 +7,7 @@ from typing import Any
 from data_prep.tokenizer import END_OF_TEXT
 from pretrain.batch import BatchConfig
 from pretrain.checkpoint import CheckpointConfig
-from pretrain.engine import PRECISIONS, ZeroConfig
+from pretrain.engine import MUON_NEEDS_WHOLE_MATRICES, PRECISIONS, ZeroConfig
 from pretrain.evaluation.suite import EvaluationConfig
 from pretrain.guard.heartbeat import WatchdogConfig
 from pretrain.guard.stopping import StopConfig
@@ -126,6 +126,8 @@ class TrainConfig:
             raise ValueError(f"recompute {self.recompute!r} is not one of: {', '.join(recomputation.MODES)}")
         if self.resume not in _RESUME:
             raise ValueError(f"resume {self.resume!r} is not one of: {', '.join(_RESUME)}")
+        if self.optim.matrices == "muon" and self.zero.stage:
+            raise ValueError(MUON_NEEDS_WHOLE_MATRICES)
         if self.precision == "bf16" and self.zero.stage == 0:
             # It takes one optimizer step with a gradient of zero before the first.
             raise ValueError(

@@ -28,16 +28,24 @@ def fresh_model(*, seed: int = 0, kind: type[GPT] = GPT, **changed: Any) -> GPT:
 
 
 def engine(
-    world: World, *, stage: int, precision: str = "fp32", model: GPT | None = None, buckets: int = 50_000_000
+    world: World,
+    *,
+    stage: int,
+    precision: str = "fp32",
+    model: GPT | None = None,
+    buckets: int = 50_000_000,
+    optim: AdamWConfig = OPTIM,
+    compiled: str | bool = False,
 ) -> Engine:
     return Engine(
         model or fresh_model(),
-        optim=OPTIM,
+        optim=optim,
         zero=ZeroConfig(stage=stage, reduce_bucket=buckets, gather_bucket=buckets),
         precision=precision,
         plan=PLAN,
         world=world,
         seed=0,
+        compiled=compiled,
     )
 
 

@@ -4,6 +4,7 @@ from engines import KINDS, engine, fresh_model, micro_batches, same_bits, traine
 
 from pretrain.distributed import World
 from pretrain.engine import Engine
+from pretrain.optim import AdamWConfig
 
 MOVES = [(1, 3), (3, 1), (0, 2), (2, 0), (3, 3), (1, 2)]
 
@@ -49,6 +50,28 @@ def test_a_loaded_engine_goes_on_bit_by_bit(world: World, precision: str, stage:
     assert same_bits(whole_state(whole), whole_state(resumed))
     whole.close()
     resumed.close()
+
+
+def test_a_run_with_muon_is_carried_over_bit_by_bit(world: World):
+    """Its momentum travels as the first moment; the second stays zero for the blocks' matrices."""
+    muon = AdamWConfig(clip_norm=0.5, matrices="muon", momentum_warmup_steps=5)
+    whole, resumed = engine(world, stage=0, optim=muon), engine(world, stage=0, optim=muon)
+    trained(whole, 3)
+    trained(resumed, 1, first=77)
+    transferred(whole, resumed)
+    assert trained(resumed, 3, first=3) == trained(whole, 3, first=3)
+    state = whole_state(whole)
+    assert same_bits(state, whole_state(resumed))
+    assert state["exp_avg/h.0.mlp.c_fc.weight"].count_nonzero()
+    assert not state["exp_avg_sq/h.0.mlp.c_fc.weight"].count_nonzero()
+    whole.close()
+    resumed.close()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_muon_is_refused_where_no_rank_has_whole_matrices(world: World, stage: int):
+    with pytest.raises(ValueError, match="use zero=stage0"):
+        engine(world, stage=stage, optim=AdamWConfig(matrices="muon"))
 
 
 @pytest.mark.parametrize(("before", "after"), MOVES)
