@@ -1,6 +1,6 @@
 """Compare a training step on a CPU with nanoGPT's, with plain torch's and with default DeepSpeed's.
 
-usage: OMP_NUM_THREADS=1 python benchmarks/step.py NANOGPT [--steps 50] [--tiny]
+usage: OMP_NUM_THREADS=1 python benchmarks/step.py NANOGPT [--steps 50] [--eager] [--tiny]
 
 NANOGPT is a clone of karpathy/nanoGPT. The contenders take turns at every step, in one process, so that a
 busy machine is busy for all of them; the CPU seconds of the process are counted, and the median is shown. All
@@ -39,6 +39,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("nanogpt", type=Path)
     asked.add_argument("--steps", type=int, default=50)
+    asked.add_argument("--eager", action="store_true", help="leave out what must be compiled first")
     asked.add_argument("--tiny", action="store_true", help="only to see that everything runs")
     given = asked.parse_args()
     shape = _TINY if given.tiny else _SHAPE
@@ -55,9 +56,9 @@ def main() -> None:
                 shape, _PLAN, world, precision=precision, compiled=compiled
             )
             for precision in ("fp32", "autocast")
-            for compiled in (False, True)
+            for compiled in ((False,) if given.eager else (False, True))
         }
-        others = _others(given.nanogpt, shape, world)
+        others = _others(given.nanogpt, shape, world, eager=given.eager)
         first = _compared({**others, **ours}, shape, _PLAN, given.steps)
         _print(first, "nanoGPT, fp32")
     if not given.tiny:
@@ -65,11 +66,14 @@ def main() -> None:
         print(write("step_cpu", content))
 
 
-def _others(path: Path, shape: GPTConfig, world: World) -> dict[str, contenders.Step]:
+def _others(path: Path, shape: GPTConfig, world: World, *, eager: bool) -> dict[str, contenders.Step]:
     device = world.device
+    compiled = (
+        {} if eager else {"nanoGPT, fp32, compiled": contenders.nanogpt(path, shape, device, compiled=True)}
+    )
     return {
         "nanoGPT, fp32": contenders.nanogpt(path, shape, device, compiled=False),
-        "nanoGPT, fp32, compiled": contenders.nanogpt(path, shape, device, compiled=True),
+        **compiled,
         "plain torch, our model, fp32": contenders.plain(shape, device),
         "default DeepSpeed, nanoGPT's model, fp32": contenders.default_deepspeed(
             path, shape, _PLAN, device, bf16=False

@@ -15,7 +15,7 @@ from pretrain.health import HealthConfig
 from pretrain.loop import LoopConfig
 from pretrain.model import GPTConfig
 from pretrain.norms import NormsConfig
-from pretrain.optim import AdamWConfig
+from pretrain.optim import MUON_KNOWS_NO_WIDTHS, AdamWConfig
 from pretrain.roll_back import RollBackConfig
 from pretrain.schedule import ScheduleConfig
 from pretrain.step import recomputation
@@ -128,6 +128,8 @@ class TrainConfig:
             raise ValueError(f"resume {self.resume!r} is not one of: {', '.join(_RESUME)}")
         if self.optim.matrices == "muon" and self.zero.stage:
             raise ValueError(MUON_NEEDS_WHOLE_MATRICES)
+        if self.optim.matrices == "muon" and self.model.mup:
+            raise ValueError(MUON_KNOWS_NO_WIDTHS)
         if self.precision == "bf16" and self.zero.stage == 0:
             # It takes one optimizer step with a gradient of zero before the first.
             raise ValueError(

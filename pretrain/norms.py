@@ -40,7 +40,7 @@ class Norms:
         if self._every and (step + 1) % self._every == 0:
             self._before = [(each.weight.clone(), each.exp_avg.clone()) for each in fragments]
 
-    def after(self, fragments: Iterable[Fragment], *, skipped: bool) -> None:
+    def after(self, fragments: Iterable[Fragment], *, skipped: bool | Tensor) -> None:
         """Take the norms, if `before` has remembered; not of a step that changed nothing. Collective."""
         remembered, self._before = self._before, None
         if remembered is not None and not skipped:

@@ -13,6 +13,7 @@ from pretrain.step.muon import MuonAdamW
 
 _SCALES_LOGITS = "ln_f."
 _MATRICES = ("adamw", "muon")
+MUON_KNOWS_NO_WIDTHS = "optim.matrices=muon has no rule for another width; use model.mup=false"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def adamw(
     """
     named = list(named_parameters)
     if config.matrices == "muon" and width_ratio != 1:
-        raise ValueError("optim.matrices=muon has no rule for another width; use model.base_channels=null")
+        raise ValueError(MUON_KNOWS_NO_WIDTHS)
     muon = [p for name, p in named if config.matrices == "muon" and p.dim() >= 2 and name not in EMBEDDINGS]
     taken = {id(p) for p in muon}
     others = [(name, p) for name, p in named if id(p) not in taken]
