@@ -141,6 +141,7 @@ class Engine:
         for flat in fragments.owned_flats(self._zero, zero.stage):
             fragments.make_moments(self._adam, flat, steps=0)
         choose_attention(world.device)
+        self._by_block = False
         self._summed_loss: Callable[[Tensor, Tensor], Tensor] | None = None  # compiled for evaluation
         if compiled:
             self._compile(compiled)
@@ -193,11 +194,10 @@ class Engine:
 
     def _compile(self, backend: str | bool) -> None:
         """Compile the model, whole or block by block, and its evaluation as a graph of its own."""
-        how: dict[str, Any] = {"dynamic": False}
-        if isinstance(backend, str):
-            how["backend"] = backend
+        how: dict[str, Any] = {"dynamic": False} | ({"backend": backend} if isinstance(backend, str) else {})
         blocks = getattr(self._module, "h", ())
         if self._stage < 3 and len(blocks) > _MOST_BLOCKS_IN_A_GRAPH:
+            self._by_block = True
             for block in blocks:
                 block.compile(**how)
             return
@@ -219,7 +219,7 @@ class Engine:
         self._engine.eval()
         if self._summed_loss is None:
             # What a compiled block's graph is for is training alone.
-            with torch.compiler.set_stance("force_eager" if self._stage < 3 else "default"):
+            with torch.compiler.set_stance("force_eager") if self._by_block else contextlib.nullcontext():
                 return self._engine(inputs, targets, reduction="sum")
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._precision == "autocast"):
             return self._summed_loss(inputs, targets)
