@@ -120,12 +120,10 @@ class TrainConfig:
             raise ValueError(f"stop_at must be at least 1, or null, not {self.stop_at}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed {self.seed} is not in [0, 2**31)")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision {self.precision!r} is not one of: {', '.join(PRECISIONS)}")
-        if self.recompute not in recomputation.MODES:
-            raise ValueError(f"recompute {self.recompute!r} is not one of: {', '.join(recomputation.MODES)}")
-        if self.resume not in _RESUME:
-            raise ValueError(f"resume {self.resume!r} is not one of: {', '.join(_RESUME)}")
+        choices = {"precision": PRECISIONS, "recompute": recomputation.MODES, "resume": _RESUME}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not one of: {', '.join(allowed)}")
         if self.optim.matrices == "muon" and self.zero.stage:
             raise ValueError(MUON_NEEDS_WHOLE_MATRICES)
         if self.optim.matrices == "muon" and self.model.mup:

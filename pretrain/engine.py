@@ -136,8 +136,7 @@ class Engine:
         self._engine: Any = deepspeed.initialize(model=model, optimizer=inner, config=config)[0]
         self._zero: Any = self._engine.optimizer  # at stage 0 the AdamW itself
         self._adam: torch.optim.Optimizer = inner if zero.stage == 0 else self._zero.optimizer
-        shared = zero.stage > 0 and world.size > 1
-        self._clipping = Clipping(self._adam, optim.clip_norm, shared=shared)
+        self._clipping = Clipping(self._adam, optim.clip_norm, shared=zero.stage > 0 and world.size > 1)
         for flat in fragments.owned_flats(self._zero, zero.stage):
             fragments.make_moments(self._adam, flat, steps=0)
         choose_attention(world.device)
