@@ -58,7 +58,7 @@ def _head(  # noqa: PLR0917 - operators take their arguments by position
             chunk = slice(first, first + step)
             logits = rows[chunk] @ used.t()
             if _KERNEL:
-                losses = softmax_loss_(  # pyright: ignore[reportPossiblyUnbound]
+                losses = softmax_loss_(  # pyright: ignore[reportPossiblyUnboundVariable]
                     logits, targets[chunk], vocabulary=vocabulary, ignored=IGNORED, wanted=wanted
                 )
                 total += losses.sum()

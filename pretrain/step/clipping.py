@@ -40,7 +40,8 @@ class Clipping:
         `gradients` are all of it, or this rank's share. The result is clip_grad_norm_'s, to what fp32
         rounds.
         """
-        norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float32))
+        each = torch._foreach_norm(list(gradients), 2, torch.float32)  # pyright: ignore[reportPrivateImportUsage]
+        norms = torch.stack(each)
         if self._shared:
             norm = torch.dot(norms, norms)
             dist.all_reduce(norm)
