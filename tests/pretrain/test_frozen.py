@@ -10,11 +10,18 @@ from omegaconf import DictConfig, OmegaConf
 from conf import compose, leaves, typed
 from conf.exits import ConfigError, DatasetError, NoCheckpointError, RefusedError
 from pretrain import frozen
-from pretrain.config import TrainConfig, is_free
+from pretrain.config import DELIBERATE, TrainConfig, is_free
 
 LEAVES = dict(leaves(compose("train", ["experiment=smoke", "data.index=DATA/index.json", "run_dir=RUN"])))
-FIXED = sorted(key for key in LEAVES if not is_free(key))
+LANES = LEAVES["batch.tokens"] // LEAVES["data.sequence_tokens"]
+LEAVES["data.lanes"] = LANES  # as the opening of a run settles it
+FIXED = sorted(key for key in LEAVES if not is_free(key) and key not in DELIBERATE)
 CHANGEABLE = sorted(key for key in LEAVES if is_free(key) and key not in ("run_dir", "data.index"))
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """Return what a command line means in a directory that has begun: its lanes are settled."""
+    return compose("train", [*overrides, f"data.lanes={LANES}"])
 
 
 def changed(value: Any) -> Any:
@@ -31,7 +38,9 @@ def began(tmp_path: Path) -> list[str]:
     """Return the overrides with which a run was begun in tmp_path / run."""
     (tmp_path / "run").mkdir()  # as the lease does
     overrides = ["experiment=smoke", "data.index=DATA/index.json", f"run_dir={tmp_path / 'run'}"]
-    frozen.freeze(frozen.settled(overrides), tmp_path / "run", "fingerprint")
+    raw = frozen.settled(overrides)
+    raw.data.lanes = LANES
+    frozen.freeze(raw, tmp_path / "run", "fingerprint")
     return overrides
 
 
@@ -45,7 +54,7 @@ def test_a_new_run_is_what_the_command_says(tmp_path: Path):
 
 
 def test_the_run_directory_alone_goes_on_with_what_it_began_with(began: list[str]):
-    assert frozen.settled(began[-1:]) == compose("train", began)
+    assert frozen.settled(began[-1:]) == composed(began)
     assert typed(TrainConfig, frozen.settled(began[-1:])).steps == 20
 
 
@@ -55,12 +64,18 @@ def test_a_setting_that_a_weight_depends_on_cannot_be_changed(began: list[str], 
         frozen.settled([*began, override(key)])
 
 
+def test_the_global_batch_changes_when_it_is_named_and_the_lanes_stay(began: list[str]):
+    found = frozen.settled([*began, "batch.tokens=2048"])
+    assert (found.batch.tokens, found.data.lanes) == (2048, LANES)
+    assert frozen.settled([began[-1], "batch.tokens=2048"]) == found
+
+
 def test_a_run_that_is_older_than_a_setting_had_its_default(began: list[str], tmp_path: Path):
     path = tmp_path / "run" / frozen.CONFIG
     older = OmegaConf.load(path)
     del older.optim.weight_decay
     path.write_text(OmegaConf.to_yaml(older))
-    assert frozen.settled(began) == compose("train", began)
+    assert frozen.settled(began) == composed(began)
     with pytest.raises(ConfigError, match=r"optim.weight_decay 0.1 → 0.2"):
         frozen.settled([*began, "optim.weight_decay=0.2"])
 
