@@ -77,7 +77,11 @@ def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = config._get_node(key)
         if isinstance(value, DictConfig) and not value._is_none():
             yield from leaves(value, f"{prefix}{key}.")
-        elif isinstance(value, ListConfig) and not value._is_none() and any(isinstance(each, DictConfig) for each in value):
+        elif (
+            isinstance(value, ListConfig)
+            and not value._is_none()
+            and any(isinstance(each, DictConfig) for each in value)
+        ):
             for number, each in enumerate(value):
                 yield from leaves(each, f"{prefix}{key}.{number}.")
         else:

@@ -28,7 +28,7 @@ TAR_HEADER = 512
 NUMPY_HEADER = 128
 DIGEST_DIGITS = 16  # 64 bits of SHA-256: enough against accident, short in the index
 
-_SHARD_NAME = re.compile(r"(train|validation)-\d{5,8}\.tar")
+_SHARD_NAME = re.compile(r"(train|validation)-[0-9]{5,8}\.tar")
 
 
 @dataclass(frozen=True)

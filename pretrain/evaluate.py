@@ -76,6 +76,7 @@ class EvaluateConfig:
 def main(overrides: list[str]) -> None:
     """Print the scores, a line for each, and record a run's."""
     config = typed(EvaluateConfig, compose("evaluate", overrides))
+    trained.check_named(run_dir=config.run_dir, hf=config.hf)  # before the ranks wait for one another
     with joined() as world, torch.no_grad():
         model, run = trained.chosen(run_dir=config.run_dir, hf=config.hf, checkpoint=config.checkpoint)
         precision = "fp32" if run is None else run.config.precision

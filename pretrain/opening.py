@@ -80,7 +80,7 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     run_dir = Path(config.run_dir)
     root = run_dir / DIRECTORY
     if run_dir.exists() and not run_dir.is_dir():
-        raise ConfigError(f"run_dir {run_dir} is a file; choose another")
+        raise ConfigError(f"run_dir {run_dir} is a file, not a directory; choose another")
     fresh = not commit.checkpoints(root)
     frozen.check_resume(config.resume, run_dir, not fresh)
     _make(run_dir)

@@ -37,12 +37,19 @@ def chosen(*, run_dir: str | None, hf: str | None, checkpoint: str) -> tuple[GPT
     Raises ConfigError unless just one of `run_dir` and `hf` (a Hugging Face folder) is given; and as `load`
     and `imported.load` do.
     """
-    if (run_dir is None) == (hf is None):
-        raise ConfigError("give run_dir=RUN, or hf=FOLDER for a Hugging Face model")
+    check_named(run_dir=run_dir, hf=hf)
     if hf is not None:
         return imported.load(Path(hf), _device()), None
     run = load(Path(str(run_dir)), checkpoint)
     return run.model, run
+
+
+def check_named(*, run_dir: str | None, hf: str | None) -> None:
+    """Raise ConfigError unless just one of the two is given, and `run_dir` is a run."""
+    if (run_dir is None) == (hf is None):
+        raise ConfigError("give run_dir=RUN, or hf=FOLDER for a Hugging Face model")
+    if run_dir is not None:
+        frozen.begun(Path(run_dir))
 
 
 def load(run_dir: Path, checkpoint: str = "newest") -> Trained:

@@ -23,7 +23,7 @@ FILE_MOST_BYTES = 1 << 40
 _MOST_STEP = 10**12
 _FORMAT = 1
 
-_STEP_NAME = re.compile(r"step-(\d{8,13})")
+_STEP_NAME = re.compile(r"step-([0-9]{8,13})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -162,7 +162,7 @@ def remove_leftovers(directory: int) -> None:
 
 def _superseded_name(name: str) -> str | None:
     """Return the checkpoint name that a set-aside directory had before, or None if it is not one."""
-    found = re.fullmatch(rf"{re.escape(SUPERSEDED)}(step-\d+)-[^/]+", name)
+    found = re.fullmatch(rf"{re.escape(SUPERSEDED)}(step-[0-9]+)-[^/]+", name)
     return found[1] if found else None
 
 

@@ -130,7 +130,7 @@ def test_an_index_of_another_vocabulary_or_format_is_refused(
 
 @pytest.mark.parametrize(
     ("run_dir", "expected"),
-    [("{file}", Exit.REFUSED), ("{file}/run", Exit.REFUSED), ("/proc/run", Exit.CONFIG)],
+    [("{file}", Exit.CONFIG), ("{file}/run", Exit.REFUSED), ("/proc/run", Exit.CONFIG)],
 )
 def test_a_path_that_cannot_be_a_directory_is_refused(
     run_dir: str, expected: Exit, tiny_index: Path, tmp_path: Path, *, refused: Seen, begin: object
@@ -157,7 +157,7 @@ def test_a_directory_that_another_process_trains_in_is_refused(
         (evaluate.main, ["run_dir=."], "is not a run directory"),
         (evaluate.main, ["run_dir=.", "tokns=5"], "did you mean 'tokens'?"),
         (evaluate.main, ["run_dir=.", "tokens=0"], "tokens must be at least 1"),
-        (evaluate.main, [], "run_dir has no value"),
+        (evaluate.main, [], "give run_dir=RUN"),
         (sample.main, ["run_dir=."], "is not a run directory"),
         (sample.main, ["run_dir=.", "temperature=-1"], "temperature"),
         (export.main, ["run_dir=."], "output has no value"),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import resource
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from conf.exits import CorruptError, NoCheckpointError, RefusedError
 from faults import cases
 from pretrain.storage import commit, durable, manifest
 
+_MOST_SECONDS = 5  # of CPU: a slow core decodes the largest of them in 2.5
 _SECRET = b"outside the run directory"
 assert len(_SECRET) == 25
 _SHA = hashlib.sha256(_SECRET).hexdigest()
@@ -111,6 +112,11 @@ def opened(monkeypatch):
     return paths
 
 
+def peak_kib():
+    """Return the most memory that this process has held since its peak was last reset."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
 def outside(tmp_path):
     return {path: path.lstat().st_mtime_ns for path in tmp_path.iterdir() if path.name != "root"}
 
@@ -121,14 +127,16 @@ def test_a_hostile_manifest_is_passed_over_and_reaches_nothing_outside(root, ope
     evil.mkdir(0o700)
     (evil / "MANIFEST.json").write_bytes(data)
     (evil / "a").write_bytes(_SECRET)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: other tests had theirs
+    resident = peak_kib()
     before, began = outside(root.parent), time.process_time()
     opened.clear()
     found = commit.newest_valid(root)
     assert found is not None
-    assert (found.step, time.process_time() - began < 2) == (1, True)
+    assert (found.step, time.process_time() - began < _MOST_SECONDS) == (1, True)
     assert outside(root.parent) == before
     assert [path for path in opened if not path.is_relative_to(root)] == []
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 512 << 10
+    assert peak_kib() - resident < 256 << 10
 
 
 def test_the_hostile_manifests_are_many_enough_and_differ_from_a_good_one(root):
