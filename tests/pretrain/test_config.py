@@ -23,7 +23,12 @@ FIXED = {
     *(f"model.{name}" for name in ("layers", "heads", "channels", "context", "dropout")),
     "model.vocabulary",
     "model.padded_vocabulary",
+    "model.mup",
+    "model.mup_base_channels",
+    "init_from",
     *(f"optim.{name}" for name in ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm")),
+    *(f"optim.{name}" for name in ("cautious", "matrices", "momentum", "momentum_start")),
+    "optim.momentum_warmup_steps",
     *(f"schedule.{name}" for name in ("shape", "peak", "warmup_steps", "final_fraction", "decay_steps")),
 }
 
