@@ -76,6 +76,15 @@ class ClusterConfig:
             raise ValueError(f"cluster.peak_tflops {self.peak_tflops} must be above 0, or null")
 
 
+def _refuse_benchmarks_between_sharded_steps(zero: ZeroConfig, evaluation: EvaluationConfig) -> None:
+    """Raise ValueError for what leaves parameters of the next step ungathered, with DeepSpeed 0.19.8."""
+    if zero.stage == 3 and (evaluation.tasks or evaluation.prompts):
+        raise ValueError(
+            "evaluation.tasks and evaluation.prompts cannot be taken while a run trains at zero.stage 3; "
+            "use zero=stage2, or pretrain.evaluate on its checkpoints"
+        )
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One run."""
@@ -139,6 +148,7 @@ class TrainConfig:
                 f"data.sequence_tokens {self.data.sequence_tokens} is longer than model.context "
                 f"{self.model.context}; use at most {self.model.context}"
             )
+        _refuse_benchmarks_between_sharded_steps(self.zero, self.evaluation)
         if self.data.document_mask and self.model.dropout:
             raise ValueError(
                 f"data.document_mask=true needs model.dropout=0, not {self.model.dropout}: its attention "

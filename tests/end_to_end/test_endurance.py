@@ -8,13 +8,13 @@ from endurance import CONFIGURATIONS, Chain, Tally, straight
 KILLS = 6  # of each of two configurations; soak.py does hundreds
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_run_killed_at_random_instants_ends_bit_equal(shards, tmp_path, number):
     endure(shards, tmp_path, number, ("kill",), KILLS)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_stops_full_disks_and_torn_files_cost_nothing_either(shards, tmp_path):
     endure(shards, tmp_path, 2, ("stop", "disk", "point", "tear"), 6)
 

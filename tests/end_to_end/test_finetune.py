@@ -59,7 +59,9 @@ def test_a_killed_fine_tuning_ends_early_where_one_that_was_not_does_with_the_sa
     assert trained.load(straight).step == last + 2
 
 
-def test_two_ranks_at_zero_3_begin_with_the_given_weights_and_take_benchmarks_on_the_way(
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_two_ranks_at_zero_2_begin_with_the_given_weights_and_take_benchmarks_on_the_way(
     folder: Path, tiny_run: Path, tiny_index: Path, tmp_path: Path
 ):
     """The first loss is the last one of the run that was exported."""
@@ -69,7 +71,7 @@ def test_two_ranks_at_zero_3_begin_with_the_given_weights_and_take_benchmarks_on
         "evaluation.every=1",
         "evaluation.prompts=['it was']",
         "evaluation.sample_tokens=4",
-        "zero=stage3",
+        "zero=stage2",
     ]
     run_dir = tmp_path / "run"
     settings = tuning(folder, tiny_index, run_dir, "steps=2", "validation.tokens=4096", *asked)

@@ -1,5 +1,6 @@
 """A compiled run is one graph, in one piece, compiled once, whatever happens between its steps."""
 
+import pytest
 import torch
 from engines import TINY, engine, fresh_model, micro_batches, trained
 from torch._dynamo.utils import counters
@@ -7,6 +8,11 @@ from torch._dynamo.utils import counters
 import pretrain.engine
 from pretrain.distributed import World
 from pretrain.model import GPT
+
+# Dynamo looks at the .grad of what it traces, leaf or not.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
 
 
 def graphs() -> tuple[int, int, int]:
@@ -38,7 +44,9 @@ def test_a_whole_model_has_one_graph_to_train_and_one_to_evaluate(world: World):
     assert none == (0, 0, 0)
     found, counted = fifty_steps(world, compiled="eager")
     assert counted == (2, 0, 0)
-    assert found == expected, "the graph computes what the program said"
+    assert found == pytest.approx(expected, rel=1e-6), (
+        "the graph computes what the program said, but for rounding"
+    )
 
 
 def test_a_deep_model_has_one_graph_for_all_its_blocks(world: World, monkeypatch):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from conf import compose, leaves
+from conf import compose, leaves, typed
+from conf.exits import ConfigError
 from pretrain.config import FREE, TrainConfig, is_free
 
 # Every leaf of TrainConfig on which the weights depend. A new setting must be put here or into FREE, and
@@ -72,3 +73,11 @@ def test_the_loop_gets_the_runs_own_settings():
 def test_a_value_out_of_range_is_refused(wrong: dict[str, object]):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainConfig(**{"run_dir": "RUN", "steps": 1, **wrong})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("asked", ["evaluation.tasks=[lambada]", "evaluation.prompts=[a]"])
+def test_benchmarks_between_steps_are_refused_where_parameters_are_sharded(asked: str):
+    given = ["experiment=smoke", "data.index=DATA/index.json", "run_dir=RUN", asked]
+    typed(TrainConfig, compose("train", given))
+    with pytest.raises(ConfigError, match=r"zero\.stage 3; use zero=stage2"):
+        typed(TrainConfig, compose("train", [*given, "zero=stage3"]))

@@ -96,7 +96,7 @@ def test_an_array_task_finds_its_run_and_another_is_refused(settings, tmp_path):
         sweep.run_of_task(tmp_path / "a sweep", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_three_learning_rates_are_three_array_tasks_and_end_in_one_table(
     cluster: Cluster, settings, tmp_path, monkeypatch

@@ -18,7 +18,7 @@ from pretrain.distributed import World
 from pretrain.evaluation.suite import EvaluationConfig, Suite
 from pretrain.evaluation.tasks import TASKS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 lm_eval = pytest.importorskip("lm_eval")
 
 TASKS_OF_THE_HARNESS = Path(lm_eval.__file__).parent / "tasks"

@@ -56,7 +56,7 @@ def strided_loop(folder: Path, text: str, stride: int) -> float:
     return math.exp(-total / (ids.shape[1] - 1))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("stride", [16])
 def test_the_perplexity_is_that_of_a_loop_with_transformers_on_the_export(
     world: World, tmp_path: Path, stride: int

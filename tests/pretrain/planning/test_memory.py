@@ -100,7 +100,7 @@ def peak_bytes(process: subprocess.Popen[bytes]) -> int:
     return max(peaks.values())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)  # a minute and a half alone; but the machine may be shared
 def test_the_demo_takes_the_memory_that_was_planned(tiny_index: Path, tmp_path: Path):
     # Of the demo's step only one micro-batch, as the peak is the same for four; saves go on while it trains.
