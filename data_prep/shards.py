@@ -148,7 +148,15 @@ def read_block(directory: Path, shard: Shard, number: int) -> np.ndarray:
 
     Raises as `read_block_into` does.
     """
-    tokens = np.empty(shard.blocks[number].tokens + 1, DTYPE)
+    block = shard.blocks[number]
+    path = directory / shard.name
+    held = path.stat().st_size if path.is_file() else shard.bytes  # what is missing is told below
+    if block.offset + (block.tokens + 1) * DTYPE.itemsize > min(held, shard.bytes):  # before memory is taken
+        raise CorruptError(
+            f"{path}: member {member_name(number)} at offset {block.offset} differs from the index "
+            f"(the file has {held} of {shard.bytes} bytes); copy the shard again"
+        )
+    tokens = np.empty(block.tokens + 1, DTYPE)
     read_block_into(directory, shard, number, tokens)
     return tokens
 

@@ -153,7 +153,7 @@ def open_shard(root: Path, data: bytes) -> None:
     block = Block(offset, tokens, block_digest(data[offset : offset + 2 * tokens + 2]))
     shard = Shard(name, len(data), "0" * 64, tokens, 1, (block,))
     read_block(root, shard, 0)
-    index = Index(root, "", "gpt2", "", 50256, 1024, {}, "hash")
+    index = Index(str(root), "", "gpt2", "", 50256, 1024, {}, "hash")
     verify_shard(index, shard, torch.ones(1 << 16, dtype=torch.int64).numpy())
 
 
