@@ -72,10 +72,10 @@ def settled(overrides: Sequence[str]) -> DictConfig:
             _take_shape(composed, asdict(_initial_shape(Path(composed.init_from))), given)
         return composed
     saved = _load(frozen)
-    if composed.init_from is not None and composed.init_from == saved.get("init_from"):
-        _take_shape(composed, OmegaConf.to_container(saved.model), given)
     if not all(isinstance(saved.get(group), DictConfig) for group in ("batch", "data", "model")):
         raise ConfigError(f"{frozen} is not a run's own config; use another run_dir")
+    if composed.init_from is not None and composed.init_from == saved.get("init_from"):
+        _take_shape(composed, OmegaConf.to_container(saved.model), given)
     if saved.data.get("lanes") is None:  # a run of an earlier version: one for each sequence of its batch
         saved.data.lanes = saved.batch.tokens // saved.data.sequence_tokens
     if not all(is_free(key) or key in DELIBERATE for key in given):
