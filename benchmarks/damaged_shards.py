@@ -14,7 +14,7 @@ from pathlib import Path
 import webdataset
 
 sys.path += [str(Path(__file__).parents[1] / "tests/pretrain/stream")]
-from test_elastic import made
+from made_data import made
 from test_mutations import mutated, outcomes
 
 SHARDS = [[64] * 12 + [40], [64] * 7 + [20]]

@@ -53,6 +53,14 @@ _UNPICKLERS = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", 
 _DANGEROUS_ARGUMENTS = ("shell=True", "weights_only=False", "allow_pickle=True")
 
 
+def test_no_two_modules_of_the_tests_have_one_name():
+    """Tests import neighbours by bare name: a worker that ran both would take one for the other."""
+    names = [
+        path.stem for path in (ROOT / "tests").rglob("*.py") if path.stem not in ("__init__", "conftest")
+    ]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_rules_look_at_every_package():
     assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(PACKAGES)
     assert len(MODULES) > 50

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_elastic import T, made
+from made_data import T, made
 
 from conf.exits import CorruptError, DatasetError
 from data_prep.shards import Shard, read_index

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_elastic import T, made, opened
+from made_data import T, made, opened
 
 from conf.exits import CorruptError
 from pretrain.batch import BatchPlan

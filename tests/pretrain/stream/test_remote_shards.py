@@ -9,8 +9,8 @@ from threading import Event
 
 import numpy as np
 import pytest
+from made_data import T, made, run
 from range_server import RangeServer, now_and_then, served
-from test_elastic import T, made, run
 
 from conf.exits import CorruptError, DatasetError, RefusedError
 from pretrain.stream.remote import FetchConfig, Fetcher

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_elastic import T, made
+from made_data import T, made
 
 from conf.exits import ConfigError
 from data_prep.shards import read_index
