@@ -56,7 +56,8 @@ def in_step(act: Callable[[object], None]) -> Callable[[int], None]:
 
 
 def hold_the_interpreter(_: object) -> None:
-    ctypes.PyDLL(None).sleep(FOR_EVER)  # unlike CDLL it keeps the lock
+    while True:  # a signal, such as the one for the stacks, ends a sleep
+        ctypes.PyDLL(None).sleep(FOR_EVER)  # unlike CDLL it keeps the lock
 
 
 def crash(_: object) -> None:

@@ -67,7 +67,10 @@ def stood_in(command: Command) -> list[str]:
     begins = "--cfg" not in here.settings and not any(
         each.startswith("run_dir=") for each in here.settings[:1]
     )
-    return ["-m", here.module, *here.settings, *(SMALL.get(here.module, []) if begins else [])]
+    small = SMALL.get(here.module, []) if begins else []
+    if any(each.startswith("data.epochs=") for each in here.settings):
+        small = [each for each in small if not each.startswith("steps=")]
+    return ["-m", here.module, *here.settings, *small]
 
 
 def runnable(page: Path) -> list[Command]:
@@ -108,7 +111,7 @@ def run(command: Command, log: Path) -> int:
     arguments = stood_in(command)
     process = WarmProcess(arguments, log=log, environment=dict(os.environ))
     serves = command.module in _SERVERS and not any("export=" in each for each in arguments)
-    if serves and ("status" not in arguments or any("watch=" in each for each in arguments)):
+    if serves and ("status" not in arguments or "--watch" in arguments):
         deadline = time.monotonic() + _LONGEST_SECONDS
         while process.poll() is None and not (log.exists() and log.read_text()):
             assert time.monotonic() < deadline
