@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    tests = Path(__file__).resolve().parents[1]
+    sys.path[:0] = [str(tests.parent), str(tests)]  # the packages before the folders of their tests
 
 from conftest import make_data_set
 from endurance import CONFIGURATIONS, Chain, Tally, straight

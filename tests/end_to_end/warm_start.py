@@ -4,6 +4,7 @@ An import costs seven seconds of CPU, a fork some hundredths. What cannot be had
 PYTHONPATH, or whatever else Python reads only when it starts.
 """
 
+import functools
 import multiprocessing
 import os
 import runpy
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 _SERVER = multiprocessing.get_context("forkserver")
@@ -22,6 +24,7 @@ class WarmProcess:
 
     def __init__(self, arguments: Sequence[str], *, log: Path, environment: dict[str, str]) -> None:
         """Start `arguments`, as in ("-m", "pretrain.train", "steps=3"); its output goes to `log`."""
+        _start_server()
         given = (list(arguments), str(log), environment, str(Path.cwd()))
         self._process = _SERVER.Process(target=_become, args=given, daemon=True)
         self._process.start()
@@ -50,8 +53,23 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
 
+@functools.cache
+def _start_server() -> None:
+    """Start the parent where it finds what it is to import: it passes over in silence what it does not."""
+    before = os.environ.get("PYTHONPATH")
+    root = Path(__file__).parents[2]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), str(Path(__file__).parent), before)))
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
 def _become(arguments: list[str], log: str, environment: dict[str, str], directory: str) -> None:
     """Be the program `arguments` in this process, which has just been forked."""
+    assert "preloaded" in sys.modules, "the parent has imported nothing"
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
