@@ -5,6 +5,7 @@ cut short. Here each of them is refused, and what comes out is bounded by what w
 """
 
 import bz2
+import contextlib
 import io
 import lzma
 import tempfile
@@ -51,11 +52,13 @@ def open_seekable(path: str) -> BinaryIO:
     """Return a file's bytes, decompressed and seekable: a compressed one is unpacked to a temporary file."""
     if compression_of(path) is None:
         return open_stored(path)
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
-    with open_content(path) as content:
-        while part := content.read(_READ_BYTES):
-            unpacked.write(part)
-    unpacked.seek(0)
+    with contextlib.ExitStack() as until_whole:
+        unpacked = until_whole.enter_context(tempfile.TemporaryFile())
+        with open_content(path) as content:
+            while part := content.read(_READ_BYTES):
+                unpacked.write(part)
+        unpacked.seek(0)
+        until_whole.pop_all()  # the caller closes it
     return cast(BinaryIO, unpacked)
 
 
@@ -110,6 +113,7 @@ class _Decompressed(io.RawIOBase):
         self._stored.seek(0)
         self._produced = 0
         if self._size == 0:
+            self._stored.close()
             raise self._damaged("it has no bytes")
         if compression == "zstd":
             self._arrow = pa.CompressedInputStream(pa.PythonFile(self._stored, "r"), "zstd")

@@ -120,8 +120,6 @@ def outcomes(tmp_path: Path, each: int, *, recorded: bool) -> Counter[str]:
     return found
 
 
-# A spill that was refused half-way is closed by the collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_damaged_file_passes_when_its_hash_is_known(tmp_path: Path):
     found = outcomes(tmp_path, 6, recorded=True)
     assert list(found) == ["refused"], found
