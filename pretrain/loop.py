@@ -51,9 +51,14 @@ def train(run: Run, config: LoopConfig) -> Exit:
     if run.progress.step == 0:
         _validate(run)  # what the random weights know: ln V, or something is wrong
     run.meter.resume()
+    first = run.progress.step + 1
     while run.progress.step < last and not _exhausted(run, config):
         _step(run, config)
         step = run.progress.step
+        if step == first:
+            # What the first step has left in memory stays: no collection need look at it again. A full one
+            # over torch and DeepSpeed stops all ranks for half a second (karpathy/nanochat).
+            gc.freeze()
         wanted = _wish(run, config.checkpoint, time.monotonic() - saved_at)
         wish, writing, skipping = vote.cast(wanted, run.checkpoints.writing, run.ledger.pending)
         if skipping:
@@ -109,10 +114,6 @@ def _step(run: Run, config: LoopConfig) -> None:
     run.readback.send(run.progress.step, result.skipped)
     for step, skipped in run.readback.arrived():
         run.health.heed(bool(skipped), step)
-    if not gc.get_freeze_count():
-        # What the first step has left in memory stays: no collection need look at it again. A full one
-        # over torch and DeepSpeed stops all ranks for half a second (karpathy/nanochat).
-        gc.freeze()
 
 
 def _wish(run: Run, checkpoint: CheckpointConfig, since_save: float) -> Wish:
