@@ -41,12 +41,12 @@ class DashboardConfig:
     run_dir: str | None = None
     runs: Any = None
     export: str | None = None
-    port: int = 8765
+    port: int | None = None
     watch: float | None = None
     wandb: WorkspaceConfig = field(default_factory=WorkspaceConfig)
 
     def __post_init__(self):
-        if not 0 <= self.port < 2**16:
+        if self.port is not None and not 0 <= self.port < 2**16:
             raise ConfigError(f"port {self.port} is not a port; choose one from 1024 to 65535")
         if self.watch is not None and self.watch <= 0:
             raise ConfigError(f"watch={self.watch:g} is not a number of seconds above 0")

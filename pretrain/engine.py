@@ -35,6 +35,7 @@ MUON_NEEDS_WHOLE_MATRICES = "optim.matrices=muon needs whole matrices on every r
 PRECISIONS = ("autocast", "fp32", "bf16")
 # Up to 355M's. Beyond, compiling once for all blocks takes a minute instead of several, for 1 % of the speed.
 _MOST_BLOCKS_IN_A_GRAPH = 24
+_LINEAR = torch.nn.functional.linear
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,9 @@ class Engine:
         self._engine.skipped_steps = step - adam_steps
 
     def close(self) -> None:
-        """Release DeepSpeed's hooks and buffers."""
+        """Release DeepSpeed's hooks and buffers, and what stage 3 has put in the place of torch's own."""
         self._engine.destroy()
+        torch.nn.functional.linear = _LINEAR
 
 
 def _join_deepspeed(world: World) -> None:

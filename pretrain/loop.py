@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from torch import Tensor
 
@@ -51,14 +51,10 @@ def train(run: Run, config: LoopConfig) -> Exit:
     if run.progress.step == 0:
         _validate(run)  # what the random weights know: ln V, or something is wrong
     run.meter.resume()
-    first = run.progress.step + 1
     while run.progress.step < last and not _exhausted(run, config):
         _step(run, config)
         step = run.progress.step
-        if step == first:
-            # What the first step has left in memory stays: no collection need look at it again. A full one
-            # over torch and DeepSpeed stops all ranks for half a second (karpathy/nanochat).
-            gc.freeze()
+        _freeze_heap()
         wanted = _wish(run, config.checkpoint, time.monotonic() - saved_at)
         wish, writing, skipping = vote.cast(wanted, run.checkpoints.writing, run.ledger.pending)
         if skipping:
@@ -114,6 +110,15 @@ def _step(run: Run, config: LoopConfig) -> None:
     run.readback.send(run.progress.step, result.skipped)
     for step, skipped in run.readback.arrived():
         run.health.heed(bool(skipped), step)
+
+
+@cache
+def _freeze_heap() -> None:
+    """Let no collection look again at what the first step has left in memory, which stays.
+
+    A full one over torch and DeepSpeed stops all ranks for half a second (karpathy/nanochat).
+    """
+    gc.freeze()
 
 
 def _wish(run: Run, checkpoint: CheckpointConfig, since_save: float) -> Wish:

@@ -1,5 +1,6 @@
 """Who gets the live page: browsers on this machine, under its own name, and nobody else."""
 
+import contextlib
 import gzip
 import sys
 import threading
@@ -12,6 +13,8 @@ from conf.exits import ConfigError, UserError
 from pretrain.watching.metrics_log import FILE_NAME, RunLog
 from pretrain.watching.run_page import data_text, page
 
+PORT = 8765
+_MORE_PORTS = 20
 # Fast and still a fifth of the size; the page travels through ssh.
 _GZIP_LEVEL = 1
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
@@ -64,14 +67,19 @@ class LiveRuns:
         return [self._known[path] for path in paths]
 
 
-def server(runs: LiveRuns, port: int) -> ThreadingHTTPServer:
+def server(runs: LiveRuns, port: int | None) -> ThreadingHTTPServer:
     """Return a server of the live page on 127.0.0.1, not yet serving.
 
+    Without a port it is PORT, or the next one that nobody uses: a login node has many users.
     Raises ConfigError if the port is taken.
     """
     handler = type("Handler", (_Handler,), {"runs": runs})
+    if port is None:
+        for usual in range(PORT, PORT + _MORE_PORTS):
+            with contextlib.suppress(OSError):
+                return ThreadingHTTPServer(("127.0.0.1", usual), handler)
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), handler)
+        return ThreadingHTTPServer(("127.0.0.1", port or 0), handler)
     except OSError as error:
         raise ConfigError(
             f"port {port} cannot be used ({error.strerror}); choose another with port=…"

@@ -67,5 +67,9 @@ class TensorboardSink:
         """Return a writer; of a later attempt one that hides what an earlier one wrote from this step on."""
         purge = self._step if self._attempt else None
         return import_module("tensorboardX").SummaryWriter(
-            str(self._directory), purge_step=purge, flush_secs=_FLUSH_SECONDS, max_queue=_LONGEST_QUEUE
+            str(self._directory),
+            purge_step=purge,
+            flush_secs=_FLUSH_SECONDS,
+            max_queue=_LONGEST_QUEUE,
+            filename_suffix=f".{self._attempt:04d}",  # its own names tell only seconds apart
         )

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_job import Job, metric_rows, smoke
+from trainer_job import PLANTED, Job, metric_rows, smoke
 
 from conf.exits import Exit
 
 pytestmark = pytest.mark.slow
 
-PLANTED = (str(Path(__file__).parent / "planted.py"),)
 WATCHING = Path(__file__).parents[1] / "pretrain" / "watching"
 
 

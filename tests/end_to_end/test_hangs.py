@@ -7,19 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 from endurance import TINY
-from trainer_job import Job, metric_rows
+from trainer_job import PLANTED, Job, metric_rows
 
 from conf.exits import Exit
 from pretrain.guard import attempts
 
 pytestmark = pytest.mark.slow
 
-PLANTED = (str(Path(__file__).parent / "planted.py"),)
 LIMIT = 8.0  # seconds; a step takes some 0.1, and several where other tests fill the machine
 PHASES = ("data", "step", "evaluate", "save")
 REPORTED = re.compile(r"silent for ([\d.]+) s \(limit ([\d.]+) s\)")

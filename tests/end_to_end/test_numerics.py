@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load
-from trainer_job import Job, metric_rows, state_files
+from trainer_job import PLANTED, Job, metric_rows, state_files
 
 from conf.exits import Exit
 from pretrain.guard import attempts
@@ -52,10 +52,9 @@ def test_a_flipped_bit_in_what_all_ranks_hold_is_found(injections):
 def test_endless_skipping_ends_the_run_and_names_the_last_good_state(shards, tmp_path):
     run_dir = tmp_path / "run"
     settings = ["experiment=smoke", f"data.index={shards}", f"run_dir={run_dir}", "checkpoint.every=2"]
-    planted = str(HERE / "planted.py")
     # Four micro-batches a step: the sixth step and all after it are poisoned, on rank 1 alone.
     more = ["batch.micro_sequences=2", "health.most_skipped=4", "validation.every=0"]
-    job = Job(run_dir, *settings, *more, program=(planted,), PLANT="poison@20#1")
+    job = Job(run_dir, *settings, *more, program=PLANTED, PLANT="poison@20#1")
     assert job.wait() == [Exit.NON_FINITE, Exit.NON_FINITE]
     # The state of step 8, in which nothing had changed since step 5, may still be on its way to the disk.
     assert re.search("last good state is step-0000000[68]", job.output())
@@ -70,7 +69,7 @@ def test_endless_skipping_ends_the_run_and_names_the_last_good_state(shards, tmp
 def test_a_rank_with_other_bits_ends_the_run_before_it_can_save(shards, tmp_path):
     run_dir = tmp_path / "run"
     settings = ["experiment=smoke", f"data.index={shards}", f"run_dir={run_dir}", "checkpoint.every=3"]
-    job = Job(run_dir, *settings, program=(str(HERE / "planted.py"),), PLANT="flip@6#1")
+    job = Job(run_dir, *settings, program=PLANTED, PLANT="flip@6#1")
     assert job.wait() == [Exit.CORRUPT, Exit.CORRUPT]
     assert "ln_f.weight" in job.output()
     assert "step-00000003" in job.output()

@@ -2,17 +2,15 @@
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
 from endurance import TINY
-from trainer_job import Job, losses, metric_rows, state_files
+from trainer_job import PLANTED, Job, losses, metric_rows, state_files
 
 from pretrain.stream.ledger import account, detours, read
 
 pytestmark = pytest.mark.slow
 
-PLANTED = (str(Path(__file__).parent / "planted.py"),)
 STEPS, SAVED, SPIKED, PER_STEP = 40, 35, 37, 4  # the last is sequences
 
 

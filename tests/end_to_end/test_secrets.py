@@ -3,17 +3,15 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from endurance import TINY
-from trainer_job import Job, losses
+from trainer_job import PLANTED, Job, losses
 
 from conf.exits import Exit
 
 pytestmark = pytest.mark.slow
 
-PLANTED = (str(Path(__file__).parent / "planted.py"),)
 _IN_THE_ENVIRONMENT = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "GITHUB_TOKEN")
 PLACES = (*_IN_THE_ENVIRONMENT, "IN_USER", "IN_QUERY", "IN_OUR_ERROR")
 # W&B asks for forty letters and digits.

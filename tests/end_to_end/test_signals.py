@@ -8,7 +8,7 @@ from functools import partial
 import psutil
 import pytest
 from endurance import TINY
-from trainer_job import Job, metric_rows
+from trainer_job import PLANTED, Job, metric_rows
 
 from conf.exits import Exit
 from pretrain.guard import attempts
@@ -78,7 +78,8 @@ def test_signals_at_random_instants_lead_to_one_state_that_all_agree_on(shards, 
 
 def test_a_second_signal_ends_the_run_at_once(shards, tmp_path):
     run_dir = tmp_path / "run"
-    job = Job(run_dir, *settings(shards, run_dir), ranks=1)  # asked while it starts
+    # It hangs, or it would have heeded the first in time.
+    job = Job(run_dir, *settings(shards, run_dir), ranks=1, program=PLANTED, PLANT="hang@0")
     until(partial(listens, job), job)
     job.processes[0].send_signal(signal.SIGTERM)
     time.sleep(1.2)  # sooner, it would be the same wish, passed on by a launcher and a scheduler

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from endurance import TINY
-from trainer_job import LONGEST_SECONDS, Job, state_files
+from trainer_job import LONGEST_SECONDS, PLANTED, Job, state_files
 
 from pretrain.storage import commit
 
@@ -37,7 +37,7 @@ def test_deepspeeds_own_checkpoint_is_named_before_it_is_whole_and_no_restart_su
 def test_ours_does_not_count_and_the_run_goes_on_from_the_one_before(other_index, tmp_path):
     run_dir = tmp_path / "run"
     settings = [*TINY, f"data.index={other_index}", f"run_dir={run_dir}", "steps=6", "validation.every=0"]
-    job = Job(tmp_path, *settings, program=(str(HERE / "planted.py"),), PLANT="slow-save@6#1")
+    job = Job(tmp_path, *settings, program=PLANTED, PLANT="slow-save@6#1")
     root = run_dir / "checkpoints"
     assert job.reaches(lambda: list(root.glob(".tmp-step-00000006-*/state-00000-*"))), job.output()
     job.processes[1].send_signal(signal.SIGKILL)

@@ -52,10 +52,11 @@ def test_batches_0_to_200_are_equal_for_any_ranks_and_micro_batches(
             shares = np.concatenate([shares[step] for shares, _ in told])
             assert np.array_equal(shares, whole[step]), (ranks, micro, step)
         # Each rank opens the blocks of its own lanes: all together as much as one alone, but for what
-        # their threads had read ahead. (The mixture is so small that one rank keeps all of it.)
+        # their threads had read ahead. (The mixture is so small that one rank keeps all of it, and many
+        # open a block again each epoch.)
         read = [count for _, count in told]
         assert kind == "mixed" or sum(read) <= 1.1 * bytes_alone, (ranks, micro)
-        assert max(read) <= 1.2 * bytes_alone / ranks, (ranks, micro)
+        assert kind == "mixed" or max(read) <= 1.2 * bytes_alone / ranks, (ranks, micro)
 
 
 @pytest.mark.parametrize("kind", ["plain", "mixed"])

@@ -19,7 +19,7 @@ from made_runs import make_run, metrics_at
 from conf.exits import ConfigError, DatasetError
 from pretrain.dashboard import main
 from pretrain.watching.metrics_log import MetricsLog, read_run
-from pretrain.watching.page_server import LiveRuns, run_directories, server
+from pretrain.watching.page_server import PORT, LiveRuns, run_directories, server
 from pretrain.watching.panels import METRICS
 from pretrain.watching.run_page import data_text, page
 
@@ -217,6 +217,13 @@ def test_the_server_answers_no_foreign_name_and_no_other_path(served: tuple[int,
     port, _ = served
     assert get(port, "/data.json", Host="evil.example.com")[0] == 403
     assert get(port, "/../../etc/passwd")[0] == 404
+
+
+def test_a_server_that_is_given_no_port_takes_the_usual_one_or_one_nearby():
+    with server(LiveRuns(list), None) as first, server(LiveRuns(list), None) as second:
+        ports = [first.server_port, second.server_port]
+    assert ports == sorted(set(ports))
+    assert all(PORT <= each < PORT + 20 for each in ports)
 
 
 def test_a_taken_port_is_named(served: tuple[int, Path]):
