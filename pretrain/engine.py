@@ -21,6 +21,7 @@ from pretrain.key_value_cache import KeyValueCache
 from pretrain.optim import AdamWConfig, adamw
 from pretrain.step.attention import choose_attention
 from pretrain.step.clipping import Clipping, Tamed
+from pretrain.step.seeds import dropout_seed
 from pretrain.stopwatch import Stopwatch
 
 # Read while deepspeed is imported; it also silences the guess that DeepSpeed else prints.
@@ -162,7 +163,7 @@ class Engine:
         tamed = None
         for number, tokens in enumerate(micro_batches):
             # Dropout is a function of (seed, step, rank, micro-batch), so resuming needs no generator state.
-            torch.manual_seed(_mixed(self._seed, self.step, self._world.rank, number))
+            torch.manual_seed(dropout_seed(self._seed, self.step, self._world.rank, number))
             with self._forward if number == 0 else contextlib.nullcontext():
                 # A skipped sequence is IGNORED, -1, from end to end; its inputs may be any token.
                 loss = self._engine(tokens[:, :-1].clamp(min=0), tokens[:, 1:])
@@ -291,12 +292,3 @@ def _join_deepspeed(world: World) -> None:
         # file lock that outlives a killed owner.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
-
-
-def _mixed(*parts: int) -> int:
-    """Return a 63-bit seed that differs wherever any of `parts` does."""
-    value = 0
-    for part in parts:
-        value = (value ^ part) * 0x9E3779B97F4A7C15 % 2**64
-        value ^= value >> 31
-    return value >> 1

@@ -45,7 +45,7 @@ ELSEWHERE = {
     r"sbatch |srun |python -m slurm\.|deepspeed |torchrun --nnodes": "tests/slurm, on a real SLURM",
     r"python -m pytest |python -m faults": "a test of its own",
     r"python -m pretrain\.verify_resume": "tests/end_to_end/test_verify_resume.py",
-    r"python -m pretrain\.dashboard publish": "tests/pretrain/watching/test_workspace.py",
+    r"python -m pretrain\.dashboard (--)?publish": "tests/pretrain/watching/test_workspace.py",
 }
 _LONGEST_SECONDS = 200
 _SERVERS = ("pretrain.dashboard",)
