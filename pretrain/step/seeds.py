@@ -1,4 +1,4 @@
-"""Which random numbers a micro-batch gets: those of its place in the run, so that a resume draws them again."""
+"""Which random numbers a micro-batch gets: those of its place in the run, so a resume draws them again."""
 
 
 def dropout_seed(seed: int, step: int, rank: int, micro_batch: int) -> int:
