@@ -114,8 +114,14 @@ def run_tests(tree: Path, nodes: Sequence[str]) -> tuple[int, str]:
 
 
 def _in_child(tree: Path, nodes: Sequence[str], output: Path) -> int:
+    import hypothesis
     import pytest
 
+    # To find that a test fails is enough; what the smallest failure is takes minutes.
+    hypothesis.settings.register_profile(
+        "bugs", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    )
+    hypothesis.settings.load_profile("bugs")
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -124,10 +130,9 @@ def _in_child(tree: Path, nodes: Sequence[str], output: Path) -> int:
     sys.dont_write_bytecode = True  # a bug of the same second and length would hide behind the cache
     for name in [each for each in sys.modules if each.split(".")[0] in ("conf", "faults")]:
         del sys.modules[name]
-    sys.path[:] = [
-        str(tree),
-        *(path for path in sys.path if not Path(path or ".").resolve().is_relative_to(_ROOT)),
-    ]
+    ours = [path for path in sys.path if Path(path or ".").resolve().is_relative_to(_ROOT)]
+    packages = [path for path in ours if "site-packages" in path]  # of an environment within the tree
+    sys.path[:] = [str(tree), *(path for path in sys.path if path not in ours or path in packages)]
     os.environ["PYTHONPATH"] = str(tree)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     quiet = ["-q", "-x", "--no-header", "-p", "no:xdist", "-W", "ignore:Module already imported"]

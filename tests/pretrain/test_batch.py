@@ -41,6 +41,7 @@ def test_the_micro_batch_is_the_largest_that_the_limit_allows(
     plan = plan_batch(
         BatchConfig(per_rank * ranks * sequence_tokens, limit), sequence_tokens=sequence_tokens, ranks=ranks
     )
+    assert plan.micro_sequences <= limit
     larger = range(plan.micro_sequences + 1, limit + 1)
     assert not [size for size in larger if size <= per_rank and per_rank % size == 0]
 
