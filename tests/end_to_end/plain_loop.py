@@ -1,5 +1,6 @@
 """Training as a page of torch does it: no DeepSpeed, no ranks, no optimizer of ours."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pretrain.stream.sources import DataConfig, opened_sources, training_data
 SEQUENCES, TOKENS = 8, 64
 
 
+@functools.cache
 def plain_losses(shards: Path, steps: int, *, pieces: int = 1) -> list[float]:
     """Return the losses of the smoke experiment with 8 sequences a step.
 
