@@ -105,7 +105,7 @@ TRAINING = (
         "pretrain/engine.py",
         "dropout_seed(self._seed, self.step, self._world.rank, number)",
         "dropout_seed(self._seed, 0, self._world.rank, number)",
-        _tests("pretrain/test_engine.py", "dropout_depends_on_the_step_alone"),
+        _tests("pretrain/test_engine.py", "dropout_differs_from_step_to_step"),
     ),
     Bug(
         "stage 0 steps into a NaN",

@@ -152,6 +152,13 @@ def test_dropout_depends_on_the_step_alone(world: World):
     second.close()
 
 
+def test_dropout_differs_from_step_to_step(world: World):
+    ours = engine(world, stage=1, model=fresh_model(dropout=0.3))
+    losses = [float(ours.train_step(micro_batches(0), 0.0).loss) for _ in range(3)]
+    assert len(set(losses)) == 3
+    ours.close()
+
+
 def test_the_validation_loss_is_the_models_own_sum_without_dropout(world: World):
     model = fresh_model(dropout=0.5)
     expected = model.eval()
@@ -159,7 +166,7 @@ def test_the_validation_loss_is_the_models_own_sum_without_dropout(world: World)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     with torch.no_grad():
         total = float(expected(inputs, targets, reduction="sum"))
-    ours = engine(world, stage=1, model=model)
+    ours = engine(world, stage=1, model=model.train())
     assert float(ours.loss_sum(inputs, targets)) == pytest.approx(total, rel=1e-6)
     ours.close()
 
