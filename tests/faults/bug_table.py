@@ -241,11 +241,8 @@ STREAM = (
         "pretrain/stream/order.py",
         "        begin = epoch * self.blocks % self.lanes",
         "        begin = 0 * self.blocks % self.lanes",
-        _tests(
-            "pretrain/stream/test_order.py",
-            "every_row_of_every_block_is_read_exactly_once_per_epoch",
-            "the_order_is_the_one_that_runs_in_flight_were_begun_with",
-        ),
+        # In the test of all rows this one never ends.
+        _tests("pretrain/stream/test_order.py", "the_order_is_the_one_that_runs_in_flight_were_begun_with"),
     ),
     Bug(
         "a detour begins a sequence late",
