@@ -294,10 +294,10 @@ STORY = (
         _tests("pretrain/test_loop.py", "a_disk_that_refuses_three_times_in_a_row_ends_the_run"),
     ),
     Bug(
-        "a roll-back forgets where it stands in the data",
+        "a roll-back reads the data of the spike again",
         "pretrain/loop.py",
         "run.batches_from(found.sequences, run.roll_back.detours)",
-        "run.batches_from(spiked.sequences, ())",
+        "run.batches_from(found.sequences, ())",
         _tests("pretrain/test_loop.py", "a_spike_that_comes_again_leads_back_to_the_same_state"),
     ),
     Bug(
@@ -367,7 +367,7 @@ DOORS = (
         "pretrain/config.py",
         '    "data.index",\n',
         '    "data",\n',
-        _tests("pretrain/test_frozen.py", "a_setting_that_a_weight_depends_on_cannot_be_changed"),
+        _tests("pretrain/test_frozen.py", "what_the_weights_depend_on_is_fixed"),
     ),
     Bug(
         "another data set is taken on resuming",

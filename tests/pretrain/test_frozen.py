@@ -58,6 +58,14 @@ def test_the_run_directory_alone_goes_on_with_what_it_began_with(began: list[str
     assert typed(TrainConfig, frozen.settled(began[-1:])).steps == 20
 
 
+def test_what_the_weights_depend_on_is_fixed():
+    """By name, as the list of what is free might come to hold too much."""
+    model = {"model.layers", "model.heads", "model.channels", "model.dropout", "model.vocabulary"}
+    data = {"data.sequence_tokens", "data.lanes", "data.document_mask", "data.align", "data.synthetic"}
+    step = {"seed", "steps", "precision", "schedule.peak", "optim.beta1", "optim.clip_norm"}
+    assert (model | data | step) - set(FIXED) == set()
+
+
 @pytest.mark.parametrize("key", FIXED)
 def test_a_setting_that_a_weight_depends_on_cannot_be_changed(began: list[str], key: str):
     with pytest.raises(ConfigError, match=rf"was begun with other settings: .*{key} "):

@@ -103,6 +103,13 @@ def test_the_order_is_the_one_that_runs_in_flight_were_begun_with():
         Place(epoch=0, block=1, row=3),
         Place(epoch=59, block=0, row=2),
     ]
+    uneven = Order(np.array([4, 4, 1, 3]), lanes=3, seed=1337)  # the second deal begins at the second lane
+    assert [uneven.place(number) for number in (0, 12, 20, 1000)] == [
+        Place(epoch=0, block=3, row=2),
+        Place(epoch=0, block=1, row=1),
+        Place(epoch=2, block=1, row=1),
+        Place(epoch=82, block=1, row=2),
+    ]
 
 
 @given(
