@@ -59,7 +59,7 @@ class Job:
         for process in self.processes:
             process.send_signal(signal.SIGKILL)
         codes = self.wait()
-        _gone, alive = psutil.wait_procs(trainers, timeout=5)
+        _gone, alive = psutil.wait_procs(trainers, timeout=60)
         assert alive == [], alive
         return codes
 
