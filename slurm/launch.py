@@ -1,5 +1,6 @@
 """How the ranks are started: one srun, one task for each rank, and who ended first is heard from it."""
 
+import contextlib
 import os
 import random
 import re
@@ -124,8 +125,21 @@ def run(
 def _kill_if(is_replaced: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while process.poll() is None:
         if is_replaced():
+            # Its children first: one waits for srun's end, and then has the controller kill the step itself.
+            for child in _children(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
             process.kill()
         time.sleep(_LOOK_SECONDS)
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def exit_told(line: str) -> tuple[str, int, int] | None:

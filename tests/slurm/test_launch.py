@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -40,6 +41,28 @@ def test_in_a_container_the_ranks_use_its_python(cluster, container):
     assert command[begin : begin + len(container)] == container
     assert command[-4:-1] == ["python3", "-m", "pretrain.train"]
     assert "/env/bin/python" not in command
+
+
+# As srun does: its child waits for its end, and then would have the controller kill the step.
+SRUN = """
+import os, sys, time
+reading, writing = os.pipe()
+if os.fork():
+    time.sleep(60)
+os.close(writing)
+os.read(reading, 1)
+open(sys.argv[1], "w")
+"""
+
+
+def test_the_child_of_a_replaced_srun_does_nothing_for_its_step(tmp_path):
+    began = time.monotonic()
+    harm = tmp_path / "harm"
+    command = [sys.executable, "-c", SRUN, str(harm)]
+    ended = launch.run(command, os.environ, tmp_path / "logs", lambda: time.monotonic() > began + 1)
+    assert ended.exit_code == 128 + 9
+    time.sleep(0.5)
+    assert not harm.exists()
 
 
 def test_an_srun_that_was_replaced_is_killed_at_once(tmp_path):
