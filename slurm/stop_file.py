@@ -13,15 +13,21 @@ class StopFile:
     """The wish to stop, as a file in the run directory, and whose it is."""
 
     def __init__(
-        self, run_dir: Path, say: Callable[[str], None], is_replaced: Callable[[], bool] = lambda: False
+        self,
+        run_dir: Path,
+        say: Callable[[str], None],
+        start: str,
+        is_replaced: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take the run directory, who is told when a signal has become the file, and when it must not.
 
-        SLURM ends an earlier start on a node that was cut off when it is back; its signal is not meant for
-        the start that has replaced it.
+        The file names the `start`: its own trainer, which may still be starting, leaves it there. SLURM
+        ends an earlier start on a node that was cut off when it is back; its signal is not meant for the
+        start that has replaced it.
         """
         self._path = run_dir / NAME
         self._say = say
+        self._start = start
         self._is_replaced = is_replaced
 
     def is_users(self) -> bool:
@@ -47,5 +53,5 @@ class StopFile:
         if self._is_replaced():
             return
         if not self._path.exists():
-            self._path.write_text(f"slurm {signal.Signals(number).name}\n")
+            self._path.write_text(f"slurm {signal.Signals(number).name} {self._start}\n")
         self._say(f"{signal.Signals(number).name}: asked the trainer to save and leave")

@@ -68,7 +68,7 @@ def main(overrides: list[str]) -> int:
     settings = _settings(run_dir, overrides)
     run_dir.mkdir(parents=True, exist_ok=True)
     job, restart = scheduler.own_job(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    stop = StopFile(run_dir, say, partial(record.is_replaced, run_dir, job, restart))
+    stop = StopFile(run_dir, say, f"{job}.{restart}", partial(record.is_replaced, run_dir, job, restart))
     stop.remove_ours()
     if stop.is_users():
         say(f"{run_dir / stop_file.NAME} asks to stop: nothing was started; remove it and submit again")
@@ -153,6 +153,7 @@ def _launched(start: Start, overrides: Sequence[str]) -> launch.Ended:
     ended = launch.Ended(1, "", 0, started=False)
     for number in range(1, _LAUNCHES + 1):
         environment = launch.rank_environment(start.settings.train, os.environ, start.job)
+        environment["GPT2_START"] = start.name  # as in the file STOP
         command = launch.command(start.settings.train, environment, start.logs, overrides)
         where = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
         nodes = os.environ["SLURM_JOB_NODELIST"]

@@ -98,7 +98,16 @@ def time_limit(config: StopConfig, *, began_at: float, ends_at: float | None) ->
 
 
 def clear(run_dir: Path) -> bool:
-    """Remove the file STOP that stopped the attempt before; say whether there was one."""
-    there = (run_dir / STOP_FILE).exists()
-    (run_dir / STOP_FILE).unlink(missing_ok=True)
-    return there
+    """Remove the file STOP that stopped the attempt before; say whether there was one.
+
+    One in which a supervisor has named this very start stays: its signal came while the ranks began.
+    """
+    path = run_dir / STOP_FILE
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return False
+    if text.startswith("slurm ") and text.split()[-1] == os.environ.get("GPT2_START"):
+        return False
+    path.unlink(missing_ok=True)
+    return True

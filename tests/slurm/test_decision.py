@@ -92,7 +92,7 @@ def test_a_start_is_replaced_by_a_later_one_only(tmp_path):
 def test_the_signal_to_a_replaced_start_stops_nobody(tmp_path):
     said: list[str] = []
     replaced = [True]
-    stop = StopFile(tmp_path, said.append, lambda: replaced[0])
+    stop = StopFile(tmp_path, said.append, "7.1", lambda: replaced[0])
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)}
     stop.listen()
     try:
@@ -100,7 +100,7 @@ def test_the_signal_to_a_replaced_start_stops_nobody(tmp_path):
         assert not (tmp_path / "STOP").exists()
         replaced[0] = False
         signal.raise_signal(signal.SIGTERM)
-        assert (tmp_path / "STOP").read_text() == "slurm SIGTERM\n"
+        assert (tmp_path / "STOP").read_text() == "slurm SIGTERM 7.1\n"
         assert len(said) == 1
     finally:
         for number, handler in before.items():

@@ -34,6 +34,22 @@ def test_a_signal_asks_and_is_named(tmp_path: Path, number: signal.Signals):
     assert request.reason == number.name
 
 
+def test_a_supervisors_wish_outlives_the_start_of_its_own_trainer_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A signal may come while the ranks still import; that of a start that was lost means nobody now."""
+    monkeypatch.setenv("GPT2_START", "7.1")
+    (tmp_path / STOP_FILE).write_text("slurm SIGUSR1 7.1\n")
+    assert not clear(tmp_path)
+    assert StopRequest(tmp_path).asked()
+    for text in ("slurm SIGUSR1 7.0\n", "slurm SIGUSR1 7.10\n", ""):
+        (tmp_path / STOP_FILE).write_text(text)
+        assert clear(tmp_path)
+    monkeypatch.delenv("GPT2_START")
+    (tmp_path / STOP_FILE).write_text("slurm SIGUSR1 7.1\n")
+    assert clear(tmp_path)
+
+
 def test_the_file_asks_and_clearing_takes_it_away(tmp_path: Path):
     (tmp_path / STOP_FILE).touch()
     request = StopRequest(tmp_path)
