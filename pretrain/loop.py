@@ -238,8 +238,9 @@ def _evaluate(run: Run) -> None:
     seconds = largest(run.world, time.perf_counter() - started)[0]
     run.tracker.log(run.progress.step, run.progress.tokens, {**metrics, "time/benchmarks_s": seconds})
     run.console.report(run.progress.step, metrics)
+    run.tracker.table("eval/scores", run.progress.step, ("score", "value"), list(metrics.items()))
     for prompt, text in texts:
-        run.tracker.event("sample", step=run.progress.step, prompt=prompt, text=text)
+        run.tracker.sample(run.progress.step, prompt, text)
 
 
 def _compare(run: Run) -> None:
