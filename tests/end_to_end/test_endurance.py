@@ -8,7 +8,7 @@ from endurance import CONFIGURATIONS, Chain, Tally, straight
 KILLS = 6  # of each of two configurations; soak.py does hundreds
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_run_killed_at_random_instants_ends_bit_equal(shards, tmp_path, number):
     endure(shards, tmp_path, number, ("kill",), KILLS)
