@@ -9,12 +9,14 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from conf.exits import LeaseHeldError
 
+_HOLDER_SECONDS = 2.0
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -55,8 +57,12 @@ def _locked(path: Path, what: str) -> int:
 
 
 def _holder(descriptor: int) -> str:
-    try:
-        holder = json.loads(os.pread(descriptor, 200, 0))
-        return f"process {holder['process']} on {holder['host']}"
-    except ValueError:
-        return "another process"
+    """Return who holds the lock; a holder writes that just after it got it."""
+    deadline = time.monotonic() + _HOLDER_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            holder = json.loads(os.pread(descriptor, 200, 0))
+            return f"process {holder['process']} on {holder['host']}"
+        except ValueError:
+            time.sleep(0.02)
+    return "another process"

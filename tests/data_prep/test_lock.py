@@ -1,7 +1,10 @@
+import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,17 @@ def test_a_lock_is_not_taken_through_a_symbolic_link(tmp_path: Path):
     with pytest.raises(OSError, match="symbolic"):
         lease(tmp_path / "lock", "unit 3").__enter__()
     assert (tmp_path / "other").read_text() == "precious"
+
+
+def test_a_holder_that_has_not_yet_written_its_name_is_waited_for(tmp_path: Path):
+    path = tmp_path / "unit.lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def write() -> None:
+            file.write(json.dumps({"host": "n7", "process": 123}).ljust(200))
+            file.flush()
+
+        threading.Timer(0.3, write).start()
+        with pytest.raises(LeaseHeldError, match=r"worked on by process 123 on n7"), lease(path, "unit 3"):
+            pass

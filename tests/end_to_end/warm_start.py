@@ -75,6 +75,7 @@ def _become(arguments: list[str], log: str, environment: dict[str, str], directo
         stream.flush()
         os.dup2(descriptor, stream.fileno())
     os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)

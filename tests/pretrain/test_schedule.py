@@ -76,7 +76,7 @@ def test_constant_stays():
     shape=st.sampled_from(SHAPES),
     steps=st.integers(1, 2000),
     warmup=st.integers(0, 3000),
-    fraction=st.floats(0, 1),
+    fraction=st.just(0.0) | st.floats(1e-9, 1),
     decay=st.none() | st.integers(1, 3000),
 )
 def test_the_rate_is_positive_up_to_the_end_and_never_above_the_peak(
