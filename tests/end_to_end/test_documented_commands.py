@@ -43,7 +43,7 @@ ELSEWHERE = {
     r"wandb |tensorboard ": "tests/pretrain/watching, against a local server and from the files",
     r"python benchmarks/": "a measurement, made by hand",
     r"sbatch |srun |python -m slurm\.|deepspeed |torchrun --nnodes": "tests/slurm, on a real SLURM",
-    r"python -m pytest |python -m faults": "a test of its own",
+    r"python -m pytest |python -m faults|python end_to_end/soak": "a test of its own",
     r"python -m pretrain\.verify_resume": "tests/end_to_end/test_verify_resume.py",
     r"python -m pretrain\.dashboard (--)?publish": "tests/pretrain/watching/test_workspace.py",
 }
