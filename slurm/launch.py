@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.guard import processes
 from slurm import scheduler
 from slurm.site import TrainJob
 
@@ -126,20 +127,11 @@ def _kill_if(is_replaced: Callable[[], bool], process: subprocess.Popen[str]) ->
     while process.poll() is None:
         if is_replaced():
             # Its children first: one waits for srun's end, and then has the controller kill the step itself.
-            for child in _children(process.pid):
+            for child in processes.children(process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
             process.kill()
         time.sleep(_LOOK_SECONDS)
-
-
-def _children(parent: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(stat.parent.name))
-    return found
 
 
 def exit_told(line: str) -> tuple[str, int, int] | None:

@@ -130,13 +130,16 @@ def _in_child(tree: Path, nodes: Sequence[str], output: Path) -> int:
     sys.dont_write_bytecode = True  # a bug of the same second and length would hide behind the cache
     for name in [each for each in sys.modules if each.split(".")[0] in ("conf", "faults")]:
         del sys.modules[name]
-    ours = [path for path in sys.path if Path(path or ".").resolve().is_relative_to(_ROOT)]
-    packages = [path for path in ours if "site-packages" in path]  # of an environment within the tree
-    sys.path[:] = [str(tree), *(path for path in sys.path if path not in ours or path in packages)]
+    sys.path[:] = [str(tree), *(path for path in sys.path if not _is_ours(path))]
     os.environ["PYTHONPATH"] = str(tree)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     quiet = ["-q", "-x", "--no-header", "-p", "no:xdist", "-W", "ignore:Module already imported"]
     return int(pytest.main([*quiet, *nodes]))
+
+
+def _is_ours(path: str) -> bool:
+    """Say whether what is imported from `path` is this tree's; its environment may lie within it."""
+    return Path(path or ".").resolve().is_relative_to(_ROOT) and "site-packages" not in path
 
 
 def _reason(said: str) -> str:

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-import re
 import time
 from pathlib import Path
 
 import pytest
+from peak_memory import peak_kibibytes
 
 from conf.exits import CorruptError, NoCheckpointError, RefusedError
 from faults import cases
@@ -112,11 +112,6 @@ def opened(monkeypatch):
     return paths
 
 
-def peak_kib():
-    """Return the most memory that this process has held since its peak was last reset."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-
-
 def outside(tmp_path):
     return {path: path.lstat().st_mtime_ns for path in tmp_path.iterdir() if path.name != "root"}
 
@@ -128,7 +123,7 @@ def test_a_hostile_manifest_is_passed_over_and_reaches_nothing_outside(root, ope
     (evil / "MANIFEST.json").write_bytes(data)
     (evil / "a").write_bytes(_SECRET)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: other tests had theirs
-    resident = peak_kib()
+    resident = peak_kibibytes()
     before, began = outside(root.parent), time.process_time()
     opened.clear()
     found = commit.newest_valid(root)
@@ -136,7 +131,7 @@ def test_a_hostile_manifest_is_passed_over_and_reaches_nothing_outside(root, ope
     assert (found.step, time.process_time() - began < _MOST_SECONDS) == (1, True)
     assert outside(root.parent) == before
     assert [path for path in opened if not path.is_relative_to(root)] == []
-    assert peak_kib() - resident < 256 << 10
+    assert peak_kibibytes() - resident < 256 << 10
 
 
 def test_the_hostile_manifests_are_many_enough_and_differ_from_a_good_one(root):

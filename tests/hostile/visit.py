@@ -9,7 +9,6 @@ to change a file outside. What the product says of an artefact must be one of it
 import contextlib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from peak_memory import peak_kibibytes
 
 from conf import typed
 from conf.exits import UserError
@@ -90,11 +90,6 @@ def main(root: Path) -> None:
         watching[0] = False
         print(json.dumps({"kind": kind, "name": name, "said": said, "seen": list(seen)}), flush=True)
     print(json.dumps({"kind": "memory", "mebibytes": peak_kibibytes() / 1024}))
-
-
-def peak_kibibytes() -> int:
-    """Return this program's largest resident size; ru_maxrss begins with that of whoever started it."""
-    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0])
 
 
 def prepare(work: Path) -> None:

@@ -2,25 +2,19 @@
 
 import pytest
 import torch
+from random_model import random_model
 from torch.nn.attention.flex_attention import flex_attention
 
 from pretrain.cross_entropy import IGNORED
 from pretrain.documents import attention_within, documents, sparse_mask
-from pretrain.model import GPT, GPTConfig, initialise
+from pretrain.model import GPT, GPTConfig
 
 END = 50
 CONFIG = GPTConfig(layers=3, heads=2, channels=32, context=96, vocabulary=60, padded_vocabulary=64)
 
 
 def model(end_of_text: int | None = END) -> GPT:
-    """Return a model whose every tensor is random, so that no bias or scale hides behind 0 or 1."""
-    gpt = GPT(CONFIG, end_of_text=end_of_text)
-    initialise(gpt, 0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in gpt.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return gpt.eval()
+    return random_model(CONFIG, end_of_text=end_of_text)
 
 
 def words(count: int, seed: int) -> torch.Tensor:

@@ -2,22 +2,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_model import random_model
 
 from pretrain.key_value_cache import KeyValueCache
-from pretrain.model import GPT, GPTConfig, initialise
+from pretrain.model import GPT, GPTConfig
 
 CONTEXT = 24
 CONFIG = GPTConfig(layers=3, heads=2, channels=16, context=CONTEXT, vocabulary=60, padded_vocabulary=64)
 
 
 def model() -> GPT:
-    gpt = GPT(CONFIG)
-    initialise(gpt, 0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in gpt.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return gpt.eval()
+    return random_model(CONFIG, noise=0.2)
 
 
 def tokens(batch: int, length: int) -> torch.Tensor:

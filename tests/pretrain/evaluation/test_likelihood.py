@@ -2,23 +2,20 @@ import dataclasses
 
 import pytest
 import torch
+from random_model import random_model
 
 from pretrain.distributed import World
 from pretrain.evaluation import likelihood
 from pretrain.evaluation.likelihood import Answer, Asker, Request
-from pretrain.model import GPT, GPTConfig, initialise
+from pretrain.model import GPT, GPTConfig
 
 CONTEXT = 40
 
 
 def model() -> GPT:
-    gpt = GPT(GPTConfig(layers=1, heads=2, channels=16, context=CONTEXT, vocabulary=60, padded_vocabulary=64))
-    initialise(gpt, 0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in gpt.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return gpt.eval()
+    return random_model(
+        GPTConfig(layers=1, heads=2, channels=16, context=CONTEXT, vocabulary=60, padded_vocabulary=64)
+    )
 
 
 def requests() -> list[Request]:
