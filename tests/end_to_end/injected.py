@@ -119,7 +119,8 @@ def turn(tensor: torch.Tensor, element: int, bit: int) -> None:
 
 
 def say(world: World, **facts) -> None:
-    print(json.dumps({"rank": world.rank, **facts}), flush=True)
+    # In one write: the ranks share a pipe, and an unbuffered end goes apart.
+    print(json.dumps({"rank": world.rank, **facts}) + "\n", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -62,12 +62,14 @@ def test_the_answer_to_a_vote_is_that_of_the_step_before(world: World):
 
 
 _RANK = """
-import os, sys
 from conf.exits import DatasetError
 from pretrain.distributed import *
 
 def refuse():
     raise DatasetError("no such data")
+
+def say(line):
+    print(line + "\\n", end="", flush=True)  # in one write: the ranks share a pipe, and an unbuffered end goes apart
 
 def fail():
     raise OSError(28, "no space", "/there")
@@ -92,15 +94,15 @@ with joined() as world:
     assert vote.cast(rank, 0) == (0, 0)
     assert vote.cast(0, 5 * (rank == 1)) == (2, 0)
     assert vote.settle() == (0, 5)
-    print(f"agreed {rank}", flush=True)
+    say(f"agreed {rank}")
     try:
         on_primary(world, refuse)
     except SystemExit as left:
         assert rank > 0 and left.code == 11
-        print(f"left {rank}", flush=True)
+        say(f"left {rank}")
     except DatasetError:
         assert rank == 0
-        print(f"left {rank}", flush=True)
+        say(f"left {rank}")
 """
 
 

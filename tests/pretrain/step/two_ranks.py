@@ -77,7 +77,8 @@ def step(world: World, stage: int, precision: str) -> None:
 
 
 def say(world: World, **facts: object) -> None:
-    print(json.dumps({"rank": world.rank, **facts}), flush=True)
+    # In one write: the ranks share a pipe, and an unbuffered end goes apart.
+    print(json.dumps({"rank": world.rank, **facts}) + "\n", end="", flush=True)
 
 
 if __name__ == "__main__":
