@@ -20,7 +20,7 @@ import psutil
 from pretrain import attempt, loop
 from pretrain.guard.heartbeat import Page
 from pretrain.watching.code_commit import code_commit
-from pretrain.watching.metrics_log import read_run
+from pretrain.watching.run_log import read_run
 from pretrain.watching.tracker import Tracker
 
 _STEPS = 1000

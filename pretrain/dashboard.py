@@ -11,8 +11,9 @@ from typing import Any
 from conf import compose, typed
 from conf.command import run
 from conf.exits import ConfigError, DatasetError
-from pretrain.watching.metrics_log import FILE_NAME, read_run
+from pretrain.watching.metrics_log import FILE_NAME
 from pretrain.watching.page_server import LiveRuns, run_directories, server
+from pretrain.watching.run_log import RunLog, updated
 from pretrain.watching.run_page import page
 from pretrain.watching.run_status import status_lines
 from pretrain.watching.workspace import WorkspaceConfig, publish
@@ -98,7 +99,10 @@ def chosen_runs(config: DashboardConfig) -> list[Path]:
 
 def exported(run_dirs: list[Path], target: Path) -> Path:
     """Write the page of these runs to `target`, whole or not at all, and return its absolute path."""
-    text = page([read_run(path) for path in run_dirs], live=False)
+    found = updated([RunLog(path) for path in run_dirs])
+    for error in (error for _, error in found if error is not None):
+        raise error
+    text = page([run for run, _ in found], live=False)
     target = target.resolve()
     if target.is_dir():
         raise ConfigError(f"export={target} is a directory; name a file in it, such as {target / 'run.html'}")
@@ -111,8 +115,9 @@ def exported(run_dirs: list[Path], target: Path) -> Path:
 
 def serve(config: DashboardConfig) -> None:
     """Serve the live page until interrupted."""
-    chosen_runs(config)
-    web = server(LiveRuns(lambda: chosen_runs(config)), config.port)
+    runs = LiveRuns(lambda: chosen_runs(config))
+    runs.updated()  # before there are threads: many long records are read by several processes
+    web = server(runs, config.port)
     print(f"http://127.0.0.1:{web.server_port}/  (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt), web:
         web.serve_forever()

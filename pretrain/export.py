@@ -22,7 +22,8 @@ from pretrain import trained
 from pretrain.evaluation.suite import SIZES
 from pretrain.model import GPT, GPTConfig, hugging_face_names, parameter_count
 from pretrain.trained import EVALUATIONS, Trained
-from pretrain.watching.metrics_log import FILE_NAME, read_run
+from pretrain.watching.metrics_log import FILE_NAME
+from pretrain.watching.run_log import read_run
 
 WEIGHTS = "model.safetensors"
 

@@ -21,9 +21,10 @@ from pretrain.reporting.markdown import markdown, table_lines
 from pretrain.reporting.page import page
 from pretrain.reporting.scorecard import scorecard
 from pretrain.reporting.sections import document
-from pretrain.watching.metrics_log import FILE_NAME, RunLog, read_run
+from pretrain.watching.metrics_log import FILE_NAME
 from pretrain.watching.page_server import run_directories
 from pretrain.watching.reference import named
+from pretrain.watching.run_log import RunLog, read_run
 from pretrain.watching.run_summary import settings
 
 

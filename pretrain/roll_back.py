@@ -16,7 +16,7 @@ from pretrain.checkpoint import Checkpoints, Progress
 from pretrain.distributed import World, on_primary
 from pretrain.stream.detours import Detour, merged
 from pretrain.stream.ledger import Ledger
-from pretrain.watching.metrics_log import read_run
+from pretrain.watching.run_log import read_run
 from pretrain.watching.spikes import WINDOW, LossHistory
 
 

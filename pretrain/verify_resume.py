@@ -24,7 +24,7 @@ from conf.exits import ConfigError, CorruptError, Exit, UserError
 from pretrain import frozen
 from pretrain.checkpoint import DIRECTORY
 from pretrain.storage.manifest import step_name
-from pretrain.watching.metrics_log import read_run
+from pretrain.watching.run_log import read_run
 
 
 @dataclass(frozen=True)

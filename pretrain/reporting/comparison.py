@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrain.reporting.chart import short
 from pretrain.reporting.document import Curve, Diagram, Document, Section, Table
-from pretrain.watching.metrics_log import RunLog
+from pretrain.watching.run_log import RunLog
 from pretrain.watching.run_summary import settings, summary
 
 # They differ from run to run and say nothing of it.

@@ -10,8 +10,8 @@ from typing import Any
 
 from pretrain.guard import attempts
 from pretrain.throughput import flops_per_token, known_peak_flops
-from pretrain.watching.metrics_log import RunLog
 from pretrain.watching.reference import Reference, Speed, Standing, loss_at, standing, tolerance_at
+from pretrain.watching.run_log import RunLog
 from pretrain.watching.run_summary import Summary, settings, summary
 
 _DIVERGED_ALERTS = ("non-finite loss",)

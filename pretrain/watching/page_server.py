@@ -9,8 +9,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from conf.exits import ConfigError, UserError
-from pretrain.watching.metrics_log import FILE_NAME, RunLog
+from conf.exits import ConfigError
+from pretrain.watching.metrics_log import FILE_NAME
+from pretrain.watching.run_log import RunLog, updated
 from pretrain.watching.run_page import data_text, page
 
 PORT = 8765
@@ -55,16 +56,13 @@ class LiveRuns:
             return self._data
 
     def _updated(self) -> list[RunLog]:
-        paths = self._find()
-        for path in paths:
-            run = self._known.setdefault(path, RunLog(path))
-            try:
-                run.update()
-            except UserError as error:  # the other runs are still worth seeing
-                if str(error) not in self._complaints:
-                    self._complaints.add(str(error))
-                    print(error, file=sys.stderr, flush=True)
-        return [self._known[path] for path in paths]
+        found = updated([self._known.get(path) or RunLog(path) for path in self._find()])
+        for run, error in found:
+            self._known[run.run_dir] = run
+            if error is not None and str(error) not in self._complaints:  # the others are still worth seeing
+                self._complaints.add(str(error))
+                print(error, file=sys.stderr, flush=True)
+        return [run for run, _ in found]
 
 
 def server(runs: LiveRuns, port: int | None) -> ThreadingHTTPServer:

@@ -15,8 +15,8 @@ from plotly.offline import get_plotlyjs
 
 from conf.exits import UserError
 from pretrain.watching import reference
-from pretrain.watching.metrics_log import RunLog
 from pretrain.watching.panels import SECTIONS
+from pretrain.watching.run_log import RunLog
 from pretrain.watching.run_summary import as_json, settings, summary
 
 _FILES = Path(__file__).parent / "page"
@@ -120,7 +120,7 @@ def _curve(values: np.ndarray, starts: np.ndarray) -> dict[str, Any]:
 def _attempts(run: RunLog) -> list[dict[str, Any]]:
     """Return where each attempt that left rows begins, the first one included."""
     numbers = run.column("attempt")
-    found = [i for i in range(len(numbers)) if i == 0 or numbers[i] != numbers[i - 1]]
+    found = np.flatnonzero(np.diff(np.array(numbers), prepend=math.nan)).tolist()  # nan: the first is one too
     times, tokens = run.column("time"), run.column("tokens")
     return [
         {

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from pretrain.watching.console import hours_minutes_seconds, printable
-from pretrain.watching.metrics_log import RunLog
+from pretrain.watching.run_log import RunLog
 from pretrain.watching.run_summary import Summary, summary
 
 _HEAD = (

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from pretrain.watching.metrics_log import RunLog
+import numpy as np
+
+from pretrain.watching.run_log import RunLog
 
 # A run that logs nothing for this long, and for 20 of its usual intervals, shows no sign of life.
 _SILENCE_SECONDS = 180.0
@@ -65,13 +67,11 @@ def wall_time_split(run: RunLog, wall_seconds: float) -> dict[str, float]:
 
     Lost is the rest of the wall time: steps done again after a resume, and gaps between attempts.
     """
-    productive, previous_step = 0.0, 0
-    for step, step_seconds in zip(run.steps, run.column("perf/step_s"), strict=True):
-        if math.isfinite(step_seconds):
-            productive += (step - previous_step) * step_seconds
-            previous_step = step
+    step_seconds = np.array(run.column("perf/step_s"))
+    timed = np.isfinite(step_seconds)
+    steps_each = np.diff(np.array(run.steps)[timed], prepend=0)
     spent = {
-        "productive": productive,
+        "productive": float(steps_each @ step_seconds[timed]),
         "startup": _total(run, "time/startup_s"),
         "checkpoint": _total(run, "time/checkpoint_save_s"),
         "evaluation": _total(run, "time/eval_s"),
@@ -124,7 +124,7 @@ def _last(run: RunLog, name: str) -> float | None:
 
 
 def _total(run: RunLog, name: str) -> float:
-    return math.fsum(value for value in run.column(name) if math.isfinite(value))
+    return float(np.nansum(np.array(run.column(name))))  # infinite values are gaps already
 
 
 def _total_steps(flat: Mapping[str, Any]) -> int | None:

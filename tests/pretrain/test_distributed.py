@@ -69,7 +69,7 @@ def refuse():
     raise DatasetError("no such data")
 
 def say(line):
-    print(line + "\\n", end="", flush=True)  # in one write: the ranks share a pipe, and an unbuffered end goes apart
+    print(line + "\\n", end="", flush=True)  # in one write: the ranks share a pipe
 
 def fail():
     raise OSError(28, "no space", "/there")

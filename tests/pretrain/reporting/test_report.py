@@ -21,8 +21,8 @@ from pretrain.reporting.markdown import escaped, markdown
 from pretrain.reporting.page import page
 from pretrain.reporting.scorecard import scorecard
 from pretrain.reporting.sections import document
-from pretrain.watching.metrics_log import read_run
 from pretrain.watching.reference import named
+from pretrain.watching.run_log import read_run
 
 ROOT = Path(__file__).parents[3]
 

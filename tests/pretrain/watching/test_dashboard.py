@@ -18,9 +18,10 @@ from made_runs import make_run, metrics_at
 
 from conf.exits import ConfigError, DatasetError
 from pretrain.dashboard import main
-from pretrain.watching.metrics_log import MetricsLog, read_run
+from pretrain.watching.metrics_log import MetricsLog
 from pretrain.watching.page_server import PORT, LiveRuns, run_directories, server
 from pretrain.watching.panels import METRICS
+from pretrain.watching.run_log import read_run
 from pretrain.watching.run_page import data_text, page
 
 FILES = Path(__file__).parents[3] / "pretrain" / "watching" / "page"

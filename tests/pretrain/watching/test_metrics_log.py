@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from conf.exits import ConfigError, CorruptError, DatasetError
-from pretrain.watching.metrics_log import MetricsLog, RunLog, last_values, read_run
+from pretrain.watching.metrics_log import MetricsLog, last_values
+from pretrain.watching.run_log import RunLog, read_run
 
 
 def log_in(run_dir: Path, attempt: int = 0) -> MetricsLog:

@@ -9,7 +9,8 @@ from made_runs import make_run
 from conf.exits import ConfigError
 from pretrain import dashboard
 from pretrain.dashboard import main, without_flags
-from pretrain.watching.metrics_log import MetricsLog, read_run
+from pretrain.watching.metrics_log import MetricsLog
+from pretrain.watching.run_log import read_run
 from pretrain.watching.run_status import status_lines
 
 

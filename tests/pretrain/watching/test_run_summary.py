@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from made_runs import QUEUE_SECONDS, STARTUP_SECONDS, STEPS, make_run
 
-from pretrain.watching.metrics_log import MetricsLog, read_run
+from pretrain.watching.metrics_log import MetricsLog
+from pretrain.watching.run_log import read_run
 from pretrain.watching.run_summary import settings, summary
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from wandb_file import WandbFile, read
 
-from pretrain.watching.metrics_log import read_run
+from pretrain.watching.run_log import read_run
 
 CHILD = Path(__file__).with_name("tracked_child.py")
 
