@@ -37,6 +37,9 @@ class GPTConfig:
     vocabulary: int = 50_257
     padded_vocabulary: int = 50_304
     dropout: float = 0.0
+    zero_projections: bool = (
+        False  # begin with the residual projections at 0: every block passes its input on
+    )
     mup: bool = False  # begin and learn so that the best learning rate is the same at every width
     mup_base_channels: int = 256  # the width at which it was found; keep channels / heads as it was there
 
@@ -206,7 +209,8 @@ def initialise(model: GPT, seed: int) -> None:
     """Fill the weights as GPT-2 does: normal 0.02, residual projections / sqrt(2L), biases 0.
 
     Every tensor draws from its own generator, on the CPU, so that the same seed gives the same
-    weights on every device and however the model is sharded.
+    weights on every device and however the model is sharded. With `zero_projections` the residual
+    projections begin at 0 (as in Goyal et al., 2017, section 5.1, for a ResNet's last gain).
 
     With `mup`, matrices inside the layers begin smaller by the root of the width ratio, and the last
     LayerNorm's gain by the ratio itself: muP's output multiplier, written into a weight, so that the
@@ -221,7 +225,9 @@ def initialise(model: GPT, seed: int) -> None:
             nn.init.constant_(parameter, 1.0 if ".ln_" in f".{name}" and name.endswith("weight") else 0.0)
             continue
         generator = torch.Generator().manual_seed((seed << 20) + number)
-        std = residual_std if name.endswith("c_proj.weight") else hidden_std
+        std = hidden_std
+        if name.endswith("c_proj.weight"):
+            std = 0.0 if model.config.zero_projections else residual_std
         if name in EMBEDDINGS:
             std = _INITIAL_STD
         with torch.no_grad():

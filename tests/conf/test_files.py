@@ -60,6 +60,7 @@ def test_the_experiments_are_those_that_the_commands_promise():
     promised = {"demo", "smoke", "finetune"}
     for size in ("124m", "355m", "774m", "1558m"):
         promised |= {f"gpt2_{size}", f"gpt2_{size}_owt"}
+    promised.add("gpt2_124m_muon_wsd")
     promised |= {f"gpt3_{size}" for size in ("125m", "350m", "760m", "1b3", "2b7", "6b7", "13b", "175b")}
     assert promised <= {path.stem for path in EXPERIMENTS}
 

@@ -127,6 +127,16 @@ def test_tensors_begin_as_gpt2s_do():
             assert abs(values.mean().item()) < 5 * std / math.sqrt(values.numel()), name
 
 
+def test_projections_that_begin_at_zero_pass_the_input_on_and_change_no_other_tensor():
+    usual, zero = tiny(), tiny(zero_projections=True)
+    batch = tokens(2, 16)
+    embedded = zero.wte(batch) + zero.wpe(torch.arange(16))
+    expected = zero.ln_f(embedded) @ zero.wte.weight[: TINY.vocabulary].T
+    torch.testing.assert_close(zero(batch)[..., : TINY.vocabulary], expected)
+    for (name, one), other in zip(usual.named_parameters(), zero.parameters(), strict=True):
+        assert other.eq(0).all() if name.endswith("c_proj.weight") else other.equal(one), name
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others():
     first, same, other = (dict(tiny(seed).named_parameters()) for seed in (3, 3, 4))
     for name, parameter in first.items():
