@@ -37,9 +37,7 @@ class GPTConfig:
     vocabulary: int = 50_257
     padded_vocabulary: int = 50_304
     dropout: float = 0.0
-    zero_projections: bool = (
-        False  # begin with the residual projections at 0: every block passes its input on
-    )
+    zero_projections: bool = False  # the residual ones, at first: blocks pass their input on
     mup: bool = False  # begin and learn so that the best learning rate is the same at every width
     mup_base_channels: int = 256  # the width at which it was found; keep channels / heads as it was there
 
