@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from corpora import as_jsonl, documents
 
 from conf.command import run
 from data_prep import finalize, inspect, plan, prepare, verify
@@ -36,6 +37,17 @@ def make(tmp_path: Path) -> Make:
         return output
 
     return made
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> list[Path]:
+    """Three files whose documents repeat within a file and across files."""
+    texts = documents(600)
+    return [
+        as_jsonl(tmp_path / "a.jsonl", texts[:200] + texts[:10]),
+        as_jsonl(tmp_path / "b.jsonl", texts[190:400]),
+        as_jsonl(tmp_path / "c.jsonl", texts[390:] + [""] * 3),
+    ]
 
 
 @pytest.fixture

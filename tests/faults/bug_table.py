@@ -298,14 +298,14 @@ STORY = (
         "pretrain/loop.py",
         "run.batches_from(found.sequences, run.roll_back.detours)",
         "run.batches_from(found.sequences, ())",
-        _tests("pretrain/test_loop.py", "a_spike_that_comes_again_leads_back_to_the_same_state"),
+        _tests("pretrain/test_loop_spikes.py", "a_spike_that_comes_again_leads_back_to_the_same_state"),
     ),
     Bug(
         "a roll-back goes to a state of the spike itself",
         "pretrain/roll_back.py",
         "newest_position(self._spike_since)",
         "newest_position(progress.sequences - 1)",
-        _tests("pretrain/test_loop.py", "a_state_of_the_spike_itself_is_not_gone_back_to"),
+        _tests("pretrain/test_loop_spikes.py", "a_state_of_the_spike_itself_is_not_gone_back_to"),
     ),
     Bug(
         "skipped steps are counted over the whole run",

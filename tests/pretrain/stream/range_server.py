@@ -31,60 +31,63 @@ def now_and_then(share: float, what: str = "500", seed: int = 0) -> Callable[[in
     return lambda _: what if chance.random() < share else ""
 
 
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_of: RangeServer
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        server = self.server_of
+        with server.lock:
+            server.requests += 1
+            fault = server.fault(server.requests)
+        time.sleep(server.latency_seconds)
+        path = server.folder / self.path.lstrip("/")
+        if fault == "hang":
+            time.sleep(30)
+        if fault.isdigit():
+            self.send_error(int(fault))
+        elif not path.is_file():
+            self.send_error(404)
+        else:
+            self._send(path, fault)
+
+    def _send(self, path: Path, fault: str) -> None:
+        content, status = path.read_bytes(), 200
+        if (asked := self.headers.get("Range")) and fault != "whole":
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            if int(first) >= len(content):
+                return self.send_error(416)
+            content, status = content[int(first) : int(last) + 1], 206
+            with self.server_of.lock:
+                self.server_of.ranges.append((path.name, int(first), len(content)))
+        if fault == "garbage":
+            content = bytes(byte ^ 1 for byte in content[:100]) + content[100:]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+        if self.command == "HEAD":
+            return None
+        self.close_connection = self.close_connection or fault in {"short", "reset"}
+        content = {"short": content[: len(content) // 2], "reset": b""}.get(fault, content)
+        self.wfile.write(content)
+        with self.server_of.lock:
+            self.server_of.bytes_sent += len(content)
+        return None
+
+    def log_message(self, *_: object) -> None:
+        """Keep silent."""
+
+
 @contextlib.contextmanager
 def served(folder: Path, **settings) -> Iterator[RangeServer]:
     """Serve a folder on 127.0.0.1 for the length of the block."""
     server = RangeServer(folder, **settings)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self):
-            self.do_GET()
-
-        def do_GET(self):
-            with server.lock:
-                server.requests += 1
-                fault = server.fault(server.requests)
-            time.sleep(server.latency_seconds)
-            path = folder / self.path.lstrip("/")
-            if fault == "hang":
-                time.sleep(30)
-            if fault.isdigit():
-                return self.send_error(int(fault))
-            if not path.is_file():
-                return self.send_error(404)
-            content, status = path.read_bytes(), 200
-            if (asked := self.headers.get("Range")) and fault != "whole":
-                first, _, last = asked.removeprefix("bytes=").partition("-")
-                if int(first) >= len(content):
-                    return self.send_error(416)
-                content, status = content[int(first) : int(last) + 1], 206
-                with server.lock:
-                    server.ranges.append((path.name, int(first), len(content)))
-            if fault == "garbage":
-                content = bytes(byte ^ 1 for byte in content[:100]) + content[100:]
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Accept-Ranges", "bytes")
-            self.end_headers()
-            if self.command == "HEAD":
-                return None
-            if fault == "short":
-                content = content[: len(content) // 2]
-            if fault == "reset":
-                content = b""
-            self.wfile.write(content)
-            with server.lock:
-                server.bytes_sent += len(content)
-            if fault in {"short", "reset"}:
-                self.close_connection = True
-            return None
-
-        def log_message(self, *_):
-            pass
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    handler = type("Handler", (_Handler,), {"server_of": server})
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     listener.daemon_threads = True
     server.url = f"http://127.0.0.1:{listener.server_port}"
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
