@@ -89,6 +89,13 @@ def job_state(job: str) -> str:
     return min(states, key=lambda state: (state not in ALIVE, state == "COMPLETED"), default="")
 
 
+def pending_reason(job: str) -> str:
+    """Return what a pending job waits for, in SLURM's word: Resources, Dependency, JobHeldUser, …; or ""."""
+    answer = insist("squeue", "--noheader", f"--jobs={job}", "--states=PENDING", "--format=%r")
+    reason = answer.out.partition("\n")[0] if answer.code == 0 else ""
+    return "" if reason == "None" else reason
+
+
 def restarts(job: str) -> int | None:
     """Return how often the job was started again; None if SLURM does not say.
 

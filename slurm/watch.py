@@ -19,17 +19,24 @@ def follow(request: Request, ids: Mapping[str, str]) -> int:
     last: dict[str, str] = {}
     while True:
         states = {name: scheduler.job_state(job) for name, job in ids.items()}
-        for name, state in states.items():
-            if last.get(name) != state:
-                print(
-                    f"submit: {time.strftime('%H:%M:%S')} job {ids[name]} ({name}): {state or 'gone'}",
-                    flush=True,
-                )
-        last = states
+        told = {name: described(ids[name], state) for name, state in states.items()}
+        for name, words in told.items():
+            if last.get(name) != words:
+                print(f"submit: {time.strftime('%H:%M:%S')} job {ids[name]} ({name}): {words}", flush=True)
+        last = told
         if not scheduler.ALIVE & set(states.values()):
             break
         time.sleep(_POLL_SECONDS)
     return _summary(request, states)
+
+
+def described(job: str, state: str) -> str:
+    """Return a job's state in words; of a pending one also its reason, and how to let a held one go."""
+    reason = scheduler.pending_reason(job) if state == "PENDING" else ""
+    if not reason:
+        return state or "gone"
+    held = "held" in reason.lower()  # by its user, or by SLURM where a node could not start it
+    return f"{state} ({reason})" + (f"; scontrol release {job} lets it go on" if held else "")
 
 
 def _summary(request: Request, states: Mapping[str, str]) -> int:
