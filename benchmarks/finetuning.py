@@ -49,7 +49,7 @@ def main(run_dir: Path, text: Path, result: Path | None) -> None:
             for way, settings in ways.items():
                 target = folder / f"{way.replace(' ', '-')}-{rate}"
                 more = (f"schedule.peak={rate}", f"run_dir={target}")
-                _run("pretrain.train", *settings, *common, *more)
+                _run("pretrain.train", *settings, *data, *SIZES, *OFTEN, *more)
                 losses = [row["val/loss"] for row in read_run(target).rows() if "val/loss" in row]
                 best[way][rate] = min(losses)
                 told = f"first {losses[0]:.4f}, best {min(losses):.4f}, last {losses[-1]:.4f}"
