@@ -16,13 +16,7 @@ import record
 from pretrain.watching.run_log import read_run
 
 RATES = (3e-4, 1e-3, 2e-3)
-SIZES = (
-    "steps=100",
-    "log_every=10",
-    "batch.tokens=4096",
-    "batch.micro_sequences=8",
-    "data.sequence_tokens=128",
-)
+SIZES = ("steps=100", "batch.tokens=4096", "batch.micro_sequences=8", "data.sequence_tokens=128")
 OFTEN = ("validation.every=10", "validation.tokens=32768", "validation.patience=null", "checkpoint.every=0")
 
 
@@ -34,13 +28,7 @@ def main(run_dir: Path, text: Path, result: Path | None) -> None:
         small = ("corpus=text", f"corpus.paths=[{text}]", "packing.block_tokens=8192")
         _run("data_prep.prepare", *small, f"output={folder}/data")
         _run("data_prep.finalize", f"output={folder}/data")
-        common = (
-            f"data.index={folder}/data/index.json",
-            "tracking=disabled",
-            "precision=fp32",
-            *SIZES,
-            *OFTEN,
-        )
+        data = (f"data.index={folder}/data/index.json", "precision=fp32", "tracking=disabled")
         ways = {
             "fine-tuned": ("experiment=finetune", f"init_from={run_dir}"),
             "from scratch": ("experiment=demo",),
