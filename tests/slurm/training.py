@@ -122,24 +122,24 @@ class Training:
         return "\n".join(f"== {path}\n{path.read_text()[-3000:]}" for path in paths if path.exists())
 
 
-def equals(run: Path, other: Path) -> None:
+def equals(run: Path, other: Path, *, steps: int = STEPS) -> None:
     """Fail unless two runs have the same losses, steps and last state, to the bit, and the same ledger."""
     losses = [
         {row["step"]: row["train/loss"] for row in read(each / "metrics.jsonl") if "train/loss" in row}
         for each in (run, other)
     ]
-    assert sorted(losses[0]) == list(range(1, STEPS + 1))
+    assert sorted(losses[0]) == list(range(1, steps + 1))
     assert losses[0] == losses[1]
     states = [
         {
             path.name: path.read_bytes()
-            for path in sorted((each / "checkpoints" / f"step-{STEPS:08d}").glob("state-*"))
+            for path in sorted((each / "checkpoints" / f"step-{steps:08d}").glob("state-*"))
         }
         for each in (run, other)
     ]
     assert len(states[0]) == RANKS
     assert states[0] == states[1]
-    lost_nothing(run)
+    lost_nothing(run, steps)
     assert consumed(run) == consumed(other)
 
 
