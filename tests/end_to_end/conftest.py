@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,3 +20,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     return folder / "index.json"
+
+
+@pytest.fixture
+def no_wandb_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what the tests, or this machine, say about W&B."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)

@@ -2,10 +2,16 @@
 
 import json
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trainer_job import Job, losses, metric_rows, smoke
+
+from conf.exits import Exit
+from pretrain.watching.run_log import read_run
+from pretrain.watching.run_page import data_text
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +68,46 @@ def test_the_record_names_every_attempt(shards, tmp_path):
     assert [each["attempt"] for each in attempts if "overrides" in each] == [0, 1]
     assert {row["attempt"] for row in metric_rows(run_dir)} == {0, 1}
     assert list(losses(run_dir)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.usefixtures("no_wandb_settings")
+@pytest.mark.soak  # the client sends about every 15 s
+def test_three_attempts_are_one_run_of_wandb_and_are_marked_on_the_page(shards, tmp_path, monkeypatch):
+    """The first is killed, the second leaves to be started again, the third trains to the end."""
+    monkeypatch.syspath_prepend(READER)
+    from local_wandb import LocalWandb
+
+    run_dir = tmp_path / "run"
+    patient = ["tracking.init_timeout_seconds=90", "tracking.finish_timeout_seconds=90"]
+    often = ["steps=700", "checkpoint.every=50", "validation.every=500"]
+    with LocalWandb() as service:
+
+        def job() -> Job:
+            order = smoke(shards, run_dir, *often, "tracking=online", *patient)
+            return Job(tmp_path, *order, ranks=1, NETRC=os.devnull, **service.environment)
+
+        def rows() -> list[dict[str, Any]]:
+            return [row for run in service.runs.values() for row in run.history if "train/loss" in row]
+
+        first = job()
+        assert first.reaches(rows)
+        assert first.kill() == [-signal.SIGKILL]
+        seen, second = len(rows()), job()
+        assert second.reaches(lambda: len(rows()) > seen)
+        second.trainers()[0].send_signal(signal.SIGUSR1)
+        assert second.wait() == [Exit.REQUEUE]
+        job().succeeded()
+        assert (len(service.runs), service.unknown) == (1, [])
+    assert {row["attempt"] for row in rows()} == {0, 1, 2}
+    assert losses_by_step(rows()) == losses(run_dir)
+    shown = json.loads(data_text([read_run(run_dir)], live=False))["runs"][0]
+    assert [each["number"] for each in shown["attempts"]] == [0, 1, 2]
+
+
+def losses_by_step(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """Return the loss of each step, ascending, as a reader does: the later attempt's word counts."""
+    kept: dict[int, float] = {}
+    for row in rows:
+        kept = {step: loss for step, loss in kept.items() if step < row["step"]}
+        kept[row["step"]] = row["train/loss"]
+    return kept

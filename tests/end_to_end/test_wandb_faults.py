@@ -62,6 +62,7 @@ def _services(job: Job) -> list[psutil.Process]:
     return [process for process in below if process.name() == "wandb-core"]
 
 
+@pytest.mark.usefixtures("no_wandb_settings")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_losses_are_those_of_a_run_without_wandb_when_the_service(
     fault: str, shards, tmp_path: Path, untracked, monkeypatch: pytest.MonkeyPatch
@@ -69,8 +70,6 @@ def test_the_losses_are_those_of_a_run_without_wandb_when_the_service(
     monkeypatch.syspath_prepend(WATCHING)
     from local_wandb import LocalWandb
 
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
     run_dir = tmp_path / "run"
     limits = ["tracking.init_timeout_seconds=3", "tracking.finish_timeout_seconds=6"]
     order = smoke(shards, run_dir, *TINY, "batch.tokens=128", f"steps={STEPS}", "tracking=auto", *limits)
