@@ -88,6 +88,8 @@ def main(runs: int, rows: int) -> None:
         "make_page_cpu_s": round(written_cpu - read_cpu, 2),
         "page_megabytes": round(len(text.encode()) / 1e6, 1),
         "browser_main_thread_cpu_s": round(busy["TaskDuration"], 2),
+        "of_it_scripts_s": round(busy["ScriptDuration"], 2),
+        "of_it_layout_s": round(busy["LayoutDuration"] + busy["RecalcStyleDuration"], 2),
         "console_complaints": len(complaints),
     }
     print(json.dumps(figures, indent=2))

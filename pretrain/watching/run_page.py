@@ -22,7 +22,8 @@ from pretrain.watching.run_summary import as_json, settings, summary
 _FILES = Path(__file__).parent / "page"
 _SCRIPTS = ("format.js", "series.js", "cards.js", "figures.js", "details.js", "page.js")
 # A diagram is about 400 pixels wide; more points than this would only cost time and bytes.
-_MOST_POINTS = 1000
+_MOST_POINTS, _MOST_POINTS_OF_MANY = 1000, 500
+_MANY = 4  # runs on a page
 _MOST_EVENTS = 400
 _DIGITS = 6
 # Below this share of present values a metric is sent with its positions instead of gaps.
@@ -46,12 +47,13 @@ def data_text(runs: Sequence[RunLog], *, live: bool) -> str:
     """Return the page's data as JSON: the table of panels, and per run its standing and its curves."""
     now = time.time()
     names = _unique_names(runs)
+    points = _MOST_POINTS if len(runs) < _MANY else _MOST_POINTS_OF_MANY
     data = {
         "live": live,
         "made_at": now,
         "sections": [asdict(section) for section in SECTIONS],
         "references": _references(runs),
-        "runs": [_run(run, name, now) for run, name in zip(runs, names, strict=True)],
+        "runs": [_run(run, name, now, points) for run, name in zip(runs, names, strict=True)],
     }
     return json.dumps(data, allow_nan=False, separators=(",", ":"))
 
@@ -67,8 +69,8 @@ def _references(runs: Sequence[RunLog]) -> dict[str, Any]:
     return found
 
 
-def _run(run: RunLog, name: str, now: float) -> dict[str, Any]:
-    axes, curves = _curves(run)
+def _run(run: RunLog, name: str, now: float, points: int) -> dict[str, Any]:
+    axes, curves = _curves(run, points)
     return {
         "name": name,
         "summary": as_json(summary(run, now)),
@@ -82,12 +84,12 @@ def _run(run: RunLog, name: str, now: float) -> dict[str, Any]:
     }
 
 
-def _curves(run: RunLog) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the x axes and, per metric, its values; long runs as mean, lowest and highest per bucket."""
+def _curves(run: RunLog, points: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the x axes and, per metric, its values; long runs as mean, lowest and highest per point."""
     count = len(run.steps)
     if count == 0:
         return {"step": [], "tokens": [], "hours": []}, {}
-    starts = np.unique(np.linspace(0, count, min(count, _MOST_POINTS), endpoint=False).astype(np.int64))
+    starts = np.unique(np.linspace(0, count, min(count, points), endpoint=False).astype(np.int64))
     ends = np.append(starts[1:], count) - 1
     hours = (np.array(run.column("time")) - run.first_time) / 3600
     axes = {

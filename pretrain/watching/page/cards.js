@@ -3,7 +3,7 @@
 const MARGIN = { l: 50, r: 12, t: 8, b: 24 };
 const NOISY = 60; // points from which on a curve is worth smoothing
 const FEW = 40; // points up to which each gets a dot
-const MOST_MARKED = 3; // runs whose attempts are marked; more would hide the curves
+const MOST_MARKED = 3; // runs whose attempts and bands are drawn; more would hide the curves
 const cards = new Map();
 const inView = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
@@ -38,7 +38,7 @@ function traces(curve, run, card) {
   if (curve.low) {
     found.push({ ...line, y: curve.low, line: { width: 0 } });
     found.push({ ...line, y: curve.high, line: { width: 0 }, fill: "tonexty", fillcolor: color + "30" });
-  } else if (noisy) found.push({ ...line, y: curve.y, line: { color: color + "45", width: 1 } });
+  } else if (noisy && card.curves.length <= MOST_MARKED) found.push({ ...line, y: curve.y, line: { color: color + "45", width: 1 } });
   const mode = curve.x.length <= FEW ? "lines+markers" : "lines";
   found.push({ ...line, y, mode, line: { color, width: 1.8 }, marker: { color, size: curve.x.length > 1 ? 4.5 : 7 } });
   return found;
@@ -98,7 +98,8 @@ function referenceCurves(card, runs) {
 
 function draw(card) {
   const runs = shownRuns().filter((run) => run.curves[card.metric]), range = state.range ?? wholeRange(shownRuns(), state.axis);
-  card.curves = runs.map((run) => ({ run, ...points(run, card.metric, state.axis) }));
+  const bare = runs.length > MOST_MARKED ? { low: null, high: null } : {};
+  card.curves = runs.map((run) => ({ run, ...points(run, card.metric, state.axis), ...bare }));
   const published = referenceCurves(card, runs);
   card.note.textContent = [...new Set(published.map(({ title }) => title))].join("; ");
   card.log = state.log && !card.curves.some(({ y, low }) => (low ?? y).some((value) => value < 0));
