@@ -2,7 +2,7 @@
 
 usage: python benchmarks/finetuning.py RUN TEXT [RESULT.json]
 
-RUN is a run of experiment=demo, TEXT a file. Both ways take 100 steps of 4,096 tokens, with the same batches,
+RUN is a run of experiment=demo, TEXT a file. Both ways take 60 steps of 4,096 tokens, with the same batches,
 at each of three peak rates; the best rate of each way counts, so that neither loses by its rate alone.
 """
 
@@ -16,8 +16,8 @@ import record
 from pretrain.watching.run_log import read_run
 
 RATES = (3e-4, 1e-3, 2e-3)
-SIZES = ("steps=100", "batch.tokens=4096", "batch.micro_sequences=8", "data.sequence_tokens=128")
-OFTEN = ("validation.every=10", "validation.tokens=32768", "validation.patience=null", "checkpoint.every=0")
+SIZES = ("steps=60", "batch.tokens=4096", "batch.micro_sequences=8", "data.sequence_tokens=128")
+OFTEN = ("validation.every=20", "validation.tokens=16384", "validation.patience=null", "checkpoint.every=0")
 
 
 def main(run_dir: Path, text: Path, result: Path | None) -> None:
@@ -45,7 +45,7 @@ def main(run_dir: Path, text: Path, result: Path | None) -> None:
     tuned, anew = (min(each.values()) for each in best.values())
     print(f"best of fine-tuning {tuned:.4f}, best from scratch {anew:.4f}")
     if result is not None:
-        content = {"text": text.name, "steps": 100, "tokens": 409_600, "best_validation_loss": best}
+        content = {"text": text.name, "steps": 60, "tokens": 245_760, "best_validation_loss": best}
         print(record.write(result.stem, content, result.parent))
     if not tuned < anew:
         raise SystemExit("fine-tuning did not end lower")
