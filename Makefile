@@ -10,13 +10,14 @@ READY := $(VENV)/.ready-$(PINS)
 READY_DEV := $(VENV)/.ready-dev-$(PINS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check soak bench bench-gpu test-gpu test-kernels format clean-demo
+.PHONY: help setup demo test check soak soak-cluster bench bench-gpu test-gpu test-kernels format clean-demo
 
 help:
 	@echo 'make demo       text → shards → a GPT-2 that is killed, resumed, sampled, exported'
 	@echo 'make test       all tests but those that take minutes each'
 	@echo 'make check      format, lint, types, floors, fast tests'
 	@echo 'make soak       the tests that take minutes each; MINUTES=60: runs that are hurt at random so long'
+	@echo 'make soak-cluster  whole chains on a real SLURM, hurt at random for MINUTES=60; needs root and SLURM'
 	@echo 'make bench      a step on this CPU beside nanoGPT, torch, default DeepSpeed: make bench NANOGPT=clone'
 	@echo 'make bench-gpu  one GPU beside the peers that are there, under 9 minutes; NANOGPT=clone'
 	@echo 'make test-gpu   what only a GPU can be asked'
@@ -39,6 +40,9 @@ check: $(READY_DEV)
 
 soak: $(READY_DEV)
 	$(if $(MINUTES),$(BIN)/python tests/end_to_end/soak.py --minutes $(MINUTES),$(BIN)/python -m pytest -m soak -rs -s)
+
+soak-cluster: $(READY_DEV)
+	$(BIN)/python tests/slurm/soak.py --minutes $(or $(MINUTES),60)
 
 # A clone of karpathy/nanoGPT, whose model.py and loop are measured beside ours.
 NANOGPT ?=
