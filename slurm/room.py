@@ -5,7 +5,6 @@ Sizes are predicted: 12 bytes of a parameter in a checkpoint, and what data_prep
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from pretrain.config import TrainConfig
 from pretrain.model import GPT, parameter_count
+from slurm.asking import ask
 
 _STATE_BYTES = 12  # of a parameter in a checkpoint: weight and two moments, fp32
 _ANSWER_SECONDS = 20.0  # a file server that is asked for a quota may be away
@@ -73,18 +73,7 @@ def quota_left(folder: Path) -> int | None:
         command = ["lfs", "quota", "-q", "-u", str(os.getuid()), str(folder)]
     else:
         command = ["quota", "-u", "-w", "-p", "--show-mntpoint", "--hide-device", "-f", mount]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_ANSWER_SECONDS,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return _left(done.stdout)
+    return _left(ask(*command, seconds=_ANSWER_SECONDS).out)
 
 
 def readable(size: int) -> str:

@@ -11,22 +11,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_ANSWER_SECONDS = 60.0
+from slurm.asking import Answer, ask
+
 # A controller that restarts is back within a minute or two; a dead one is somebody's night shift.
 _PATIENCE_SECONDS = 600.0
 _PAUSE_SECONDS = 5.0
 
 # Of a job that has not ended.
 ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "STOPPED"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command of SLURM came to."""
-
-    code: int
-    out: str
-    error: str
 
 
 @dataclass(frozen=True)
@@ -40,22 +32,6 @@ class Partition:
     most_gpus: int  # of one node
     most_cpus: int
     is_default: bool
-
-
-def ask(*command: str) -> Answer:
-    """Run a command of SLURM and return its answer; one that cannot be run or hangs has code 255."""
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_ANSWER_SECONDS,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Answer(255, "", str(error))
-    return Answer(done.returncode, done.stdout.strip(), done.stderr.strip())
 
 
 def insist(*command: str) -> Answer:

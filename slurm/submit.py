@@ -29,6 +29,7 @@ from conf.exits import ConfigError, Exit, RefusedError
 from pretrain import frozen
 from pretrain.storage import durable
 from slurm import finalize, preflight, scheduler, snapshot, watch
+from slurm.asking import ask
 from slurm.chain import Request, jobs
 from slurm.site import environment_file
 from slurm.submission import Planned, Submission, settled
@@ -113,7 +114,7 @@ def _chained(request: Request) -> dict[str, str]:
             ids[job.name] = scheduler.submit(job.sbatch(ids), request.environment)
         except OSError as error:
             for submitted in ids.values():
-                scheduler.ask("scancel", submitted)
+                ask("scancel", submitted)
             raise ConfigError(f"{job.name}: {error}; nothing is left in the queue") from error
         (request.directory / _JOBS).write_text(json.dumps(ids, indent=1) + "\n")
     return ids
