@@ -75,6 +75,8 @@ class Batches:
         self._ahead: _LookAhead | None = None
         if any(source.blocks.looks_ahead for source in sources):
             self._ahead = _LookAhead(sources, mixture, plan.sequences)
+        # Memory for the tokens of a step, used again: fresh memory costs more than what is written to it.
+        self._spare: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
         self._ready: queue.Queue[_Ready | BaseException] = queue.Queue(maxsize=prefetch)
         self._closing = threading.Event()
         self._thread = threading.Thread(
@@ -99,6 +101,8 @@ class Batches:
             tokens.record_stream(consumer)
         size = self._plan.micro_sequences
         micro_batches = [part.long() for part in tokens.split(size)]  # 16 bits travel, 64 are used
+        if item.arrival is None:
+            self._spare.put(tokens.numpy())
         for row in item.missing:
             micro_batches[row // size][row % size] = IGNORED
         return Batch(micro_batches, item.epoch, waited, item.places, item.skips)
@@ -161,14 +165,19 @@ class Batches:
         arrival = None
         if stream is not None:
             with torch.cuda.stream(stream):
-                tokens = tokens.pin_memory().to(self._device, non_blocking=True)
+                pinned = tokens.pin_memory()
+                self._spare.put(tokens.numpy())
+                tokens = pinned.to(self._device, non_blocking=True)
                 arrival = torch.cuda.Event()
                 arrival.record(stream)
         return _Ready(tokens, arrival, int(places[0, 1]), self._digest(places), skips, missing)
 
     def _gathered(self, places: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """Return the sequences at some places, uint16 (n, T + 1), and which of them are there."""
-        tokens = np.empty((len(places), self._sources[0].width), DTYPE)
+        try:
+            tokens = self._spare.get_nowait()
+        except queue.Empty:
+            tokens = np.empty((len(places), self._sources[0].width), DTYPE)
         if len(self._sources) == 1:
             return torch.from_numpy(tokens), self._sources[0].fill(tokens, places[:, 2], places[:, 3])
         there = np.ones(len(places), bool)
