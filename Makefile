@@ -42,7 +42,7 @@ soak: $(READY_DEV)
 	$(if $(MINUTES),$(BIN)/python tests/end_to_end/soak.py --minutes $(MINUTES),$(BIN)/python -m pytest -m soak -rs -s)
 
 soak-cluster: $(READY_DEV)
-	$(BIN)/python tests/slurm/soak.py --minutes $(or $(MINUTES),60)
+	$(BIN)/python tests/slurm/cluster_soak.py --minutes $(or $(MINUTES),60)
 
 # A clone of karpathy/nanoGPT, whose model.py and loop are measured beside ours.
 NANOGPT ?=

@@ -1,7 +1,6 @@
 """The story of a run: step, report, validate, save, until the last step or until asked to stop."""
 
 import gc
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +14,12 @@ from pretrain.checkpoint import CheckpointConfig
 from pretrain.distributed import Vote, largest
 from pretrain.engine import Engine
 from pretrain.guard.stopping import Wish
-from pretrain.key_value_cache import KeyValueCache
+from pretrain.quality import evaluate, validate
 from pretrain.run import Run
 from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.stream.detours import landed
 from pretrain.stream.ledger import Entry
 from pretrain.watching.disk import room
-from pretrain.watching.reference import distance
 
 _MOST_FAILED_SAVES = 3  # in a row; each is tried again at the next interval
 
@@ -49,7 +47,7 @@ def train(run: Run, config: LoopConfig) -> Exit:
         run.console.say(f"all {run.progress.step} steps are done; nothing to do")
         return Exit.OK
     if run.progress.step == 0:
-        _validate(run)  # what the random weights know: ln V, or something is wrong
+        validate(run)  # what the random weights know: ln V, or something is wrong
     run.meter.resume()
     while run.progress.step < last and not _exhausted(run, config):
         _step(run, config)
@@ -67,11 +65,11 @@ def train(run: Run, config: LoopConfig) -> Exit:
             if _goes_back(run):
                 continue
         if due(step, config.validate_every, config.steps):
-            _aside(run, "evaluate", lambda: _validate(run))
+            _aside(run, "evaluate", lambda: validate(run))
         if _exhausted(run, config):
             _give_up(run)
         if run.suite and (due(step, config.evaluate_every, config.steps) or _exhausted(run, config)):
-            _aside(run, "evaluate", lambda: _evaluate(run))
+            _aside(run, "evaluate", lambda: evaluate(run))
         best = run.best_now and config.checkpoint.keep_best
         if wish or best or due(step, config.checkpoint.every, last):
             _aside(run, "save", lambda: _save(run))
@@ -182,30 +180,6 @@ def _goes_back(run: Run) -> bool:
     return True
 
 
-def _validate(run: Run) -> None:
-    """Measure the validation loss on all ranks, if there is a validation split."""
-    if run.validation is None or run.validated_step == run.progress.step:
-        return
-    started = time.perf_counter()
-    loss = run.validation.loss(partial(_scored, run), run.world)
-    seconds = largest(run.world, time.perf_counter() - started)[0]
-    # A perplexity of e**700 says no more than infinity, and fits no double.
-    metrics = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0)), "time/eval_s": seconds}
-    metrics["val/bpb"] = run.validation.bits_per_byte(loss)
-    metrics |= {f"val/loss/{name}": each for name, each in run.validation.by_source.items()}
-    metrics |= distance(run.reference, run.progress.tokens, loss)
-    run.tracker.log(run.progress.step, run.progress.tokens, metrics)
-    run.console.report(run.progress.step, metrics)
-    run.validated_step = run.progress.step
-    if run.progress.step:
-        run.best_now = run.progress.validated(loss)
-
-
-def _scored(run: Run, inputs: Tensor, targets: Tensor) -> Tensor:
-    run.heart.beat()
-    return run.engine.loss_sum(inputs, targets)
-
-
 def _exhausted(run: Run, config: LoopConfig) -> bool:
     """Say whether the validation loss has not fallen for so long that the run ends early."""
     return config.patience is not None and run.progress.worse_validations >= config.patience
@@ -218,29 +192,6 @@ def _give_up(run: Run) -> None:
         f"better than {progress.best_loss:.4f} at step {progress.best_step}"
     )
     run.tracker.event("ended_early", step=progress.step, best_step=progress.best_step)
-
-
-def _evaluate(run: Run) -> None:
-    """Take the benchmarks on all ranks, and let the model go on from the fixed prompts."""
-    assert run.suite is not None
-    started = time.perf_counter()
-
-    def scores(inputs: Tensor, targets: Tensor) -> Tensor:
-        run.heart.beat()
-        return run.engine.token_scores(inputs, targets)
-
-    def logits(inputs: Tensor, cache: KeyValueCache) -> Tensor:
-        run.heart.beat()
-        return run.engine.next_logits(inputs, cache)
-
-    metrics = run.suite.metrics(scores)
-    texts = run.suite.samples(logits)
-    seconds = largest(run.world, time.perf_counter() - started)[0]
-    run.tracker.log(run.progress.step, run.progress.tokens, {**metrics, "time/benchmarks_s": seconds})
-    run.console.report(run.progress.step, metrics)
-    run.tracker.table("eval/scores", run.progress.step, ("score", "value"), list(metrics.items()))
-    for prompt, text in texts:
-        run.tracker.sample(run.progress.step, prompt, text)
 
 
 def _compare(run: Run) -> None:

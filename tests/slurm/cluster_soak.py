@@ -1,6 +1,6 @@
 """Send chains through a real cluster and hurt them at random; tell what was lost.
 
-python tests/slurm/soak.py [--minutes 60] [--seed S] [--report FILE]
+python tests/slurm/cluster_soak.py [--minutes 60] [--seed S] [--report FILE]
 
 A chain is one `slurm.submit`: text, an array of four tasks that prepare it, finalize, a training on two
 nodes. The first is left alone; the others meet a fault every few seconds, eight at most, and must end by
@@ -113,7 +113,7 @@ def tell(asked: argparse.Namespace, tally: Tally, seconds: float) -> None:
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False).stdout
     lines = [
-        f"command   python tests/slurm/soak.py {' '.join(sys.argv[1:])}",
+        f"command   python tests/slurm/cluster_soak.py {' '.join(sys.argv[1:])}",
         f"seed      {asked.seed}",
         f"machine   {platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         f"software  {version.strip()}, four nodes of tests/slurm/cluster",
