@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conf.exits import Exit
-from slurm.record import Outcome
+from slurm.record import NO_CRASHES, TERMINATED, Outcome
 
 # Another start would end the same way: a person must change something first.
 _FINAL = {
@@ -68,13 +68,14 @@ def crashes_at(step: int, history: Sequence[Outcome], exit_code: int) -> int:
     """Return how many starts in a row, with the one that has just ended, crashed with `step` as their newest.
 
     A crash that always comes at the same step may well save before it, the first time. Starts that were
-    lost with their node neither count nor interrupt the row.
+    lost with their node, or ended from outside, neither count nor interrupt the row.
     """
-    if exit_code == Exit.REQUEUE:
+    if exit_code in NO_CRASHES:
         return 0
     count = 1
     for outcome in reversed(history):
-        if outcome.to_step != step or not (outcome.is_crash or outcome.decision in ("lost", "left")):
+        lost = outcome.decision in ("lost", "left") or outcome.exit_code == TERMINATED
+        if outcome.to_step != step or not (outcome.is_crash or lost):
             break
         count += outcome.is_crash
     return count

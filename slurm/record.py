@@ -6,6 +6,7 @@ launch without an outcome was cut short: its first node was lost, or SLURM ended
 
 import json
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from conf.exits import Exit
 from pretrain.guard import attempts
 
 NAME = "attempts.jsonl"
+# Of a rank that was ended from outside before it could listen: preempted while it still imported.
+TERMINATED = 128 + signal.SIGTERM
+NO_CRASHES = (Exit.REQUEUE, TERMINATED)
 # The same node at fault so often is not bad luck.
 _FAULTS_OF_A_BAD_NODE = 2
 _NODES = ("faulty_nodes", "excluded_nodes")  # JSON makes lists of them
@@ -40,7 +44,7 @@ class Outcome:
     @property
     def is_crash(self) -> bool:
         """Say whether it ended by itself, badly."""
-        return self.decision in ("requeue", "failed") and self.exit_code != Exit.REQUEUE
+        return self.decision in ("requeue", "failed") and self.exit_code not in NO_CRASHES
 
 
 def begin(run_dir: Path, job: str, restart: int, **facts: Any) -> None:

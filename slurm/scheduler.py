@@ -19,6 +19,7 @@ _PAUSE_SECONDS = 5.0
 
 # Of a job that has not ended.
 ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "STOPPED"}
+_RUNNING_TOO = {"SIGNALING", "RESIZING"}
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ def own_job() -> str:
 def job_state(job: str) -> str:
     """Return RUNNING, PENDING, COMPLETING (cancelled or being requeued), …; "" for a job that is unknown.
 
-    Of an array, the state of a task that has not ended; if all have, of one that failed.
+    Of an array, the state of a task that has not ended; if all have, of one that failed. While a signal is
+    on its way, or nodes come or go, squeue tells that in the place of RUNNING.
     """
     answer = insist("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%T")
-    states = answer.out.split() if answer.code == 0 else []
+    told = answer.out.split() if answer.code == 0 else []
+    states = ["RUNNING" if state in _RUNNING_TOO else state for state in told]
     return min(states, key=lambda state: (state not in ALIVE, state == "COMPLETED"), default="")
 
 

@@ -190,7 +190,7 @@ def _state(start: Start) -> str:
 
 def _outcome(start: Start, ended: launch.Ended, decision: Decision, seconds: float) -> Outcome:
     """Return what is recorded of this start."""
-    crashed = decision.verdict in ("requeue", "failed") and ended.exit_code not in (0, Exit.REQUEUE)
+    crashed = decision.verdict in ("requeue", "failed") and ended.exit_code not in (0, *record.NO_CRASHES)
     faulty = [ended.node] if crashed and ended.node else []
     cause = record.cause(start.run_dir, start.began_at) if crashed else ""
     if decision.verdict == "left":

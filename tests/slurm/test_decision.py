@@ -10,6 +10,7 @@ import pytest
 from conf.exits import Exit
 from pretrain.guard import attempts
 from slurm import launch, record, scheduler
+from slurm.asking import Answer
 from slurm.decision import Facts, crashes_at, decide
 from slurm.record import Outcome
 from slurm.stop_file import StopFile
@@ -55,12 +56,20 @@ def test_how_the_ranks_ended_decides(change, verdict, exit_code):
         ([CRASH, replace(CRASH, decision="lost", exit_code=None)], 2),
         ([replace(CRASH, to_step=4), replace(CRASH, decision="lost", exit_code=None)], 1),
         ([CRASH, replace(CRASH, decision="left", to_step=9)], 1),
+        ([CRASH, replace(CRASH, exit_code=143)], 2),  # preempted before its ranks could listen
     ],
 )
 def test_only_crashes_in_a_row_at_the_same_checkpoint_count(history, count):
     assert crashes_at(5, history, 1) == count
     assert crashes_at(6, history, 1) == 1
     assert crashes_at(5, history, 75) == 0
+    assert crashes_at(5, history, 143) == 0
+
+
+@pytest.mark.parametrize(("shown", "state"), [("SIGNALING", "RUNNING"), ("PENDING", "PENDING"), ("", "")])
+def test_a_job_that_is_sent_a_signal_still_runs(shown, state, monkeypatch):
+    monkeypatch.setattr(scheduler, "insist", lambda *command: Answer(0, shown, ""))
+    assert scheduler.job_state("7") == state
 
 
 def test_outcomes_are_read_back_as_they_were_written(tmp_path):

@@ -21,6 +21,20 @@ def test_a_script_passes_shellcheck(script: Path):
     assert done.returncode == 0, done.stdout
 
 
+def test_a_signal_before_the_supervisor_listens_does_not_end_the_job(tmp_path: Path):
+    early = tmp_path / "early.sh"
+    early.write_text("kill -USR1 $$; kill -TERM $$; kill -USR2 $$\n")
+    environment = {"PATH": "/usr/bin:/bin", "GPT2_CODE": str(ROOT), "GPT2_ENVIRONMENT": str(early)}
+    done = subprocess.run(
+        ["bash", ROOT / "slurm" / "train.sbatch", "run_dir=a b"],
+        env={**environment, "GPT2_PYTHON": "/bin/echo"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "-m slurm.supervisor run_dir=a b\n"), done.stderr
+
+
 def test_every_cluster_file_is_complete_and_understood():
     from conf import compose, typed
     from pretrain.config import ClusterConfig
