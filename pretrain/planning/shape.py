@@ -17,7 +17,9 @@ class Shape:
     vocabulary: int
     padded_vocabulary: int
     dropout: float = 0.0
-    mup: bool = False  # changes neither sizes nor speed
+    # What follows changes neither sizes nor speed.
+    zero_projections: bool = False
+    mup: bool = False
     mup_base_channels: int = 256
 
     def __post_init__(self) -> None:

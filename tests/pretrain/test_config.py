@@ -24,6 +24,7 @@ FIXED = {
     *(f"model.{name}" for name in ("layers", "heads", "channels", "context", "dropout")),
     "model.vocabulary",
     "model.padded_vocabulary",
+    "model.zero_projections",
     "model.mup",
     "model.mup_base_channels",
     "init_from",
