@@ -116,7 +116,7 @@ def exported(run_dirs: list[Path], target: Path) -> Path:
 def serve(config: DashboardConfig) -> None:
     """Serve the live page until interrupted."""
     runs = LiveRuns(lambda: chosen_runs(config))
-    runs.updated()  # before there are threads: many long records are read by several processes
+    runs.read_ahead()
     web = server(runs, config.port)
     print(f"http://127.0.0.1:{web.server_port}/  (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt), web:

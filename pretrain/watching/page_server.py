@@ -6,12 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from conf.exits import ConfigError
 from pretrain.watching.metrics_log import FILE_NAME
-from pretrain.watching.run_log import RunLog, updated
+from pretrain.watching.run_log import RunLog, Updated, outcome, reading_ahead, updated
 from pretrain.watching.run_page import data_text, page
 
 PORT = 8765
@@ -32,11 +33,17 @@ class LiveRuns:
         self._lock = threading.Lock()
         self._complaints: set[str] = set()
         self._data = ("", "")
+        self._under_way: dict[Path, Future[Updated]] = {}
+
+    def read_ahead(self) -> None:
+        """Begin to read long records, before there are threads; a page shows what has been read."""
+        paths = self._find()
+        self._under_way = dict(zip(paths, reading_ahead([RunLog(path) for path in paths]), strict=False))
 
     def page(self) -> str:
         """Return the whole page with what is known now."""
         with self._lock:
-            return page(self._updated(), live=True)
+            return page(self._updated(), live=True, reading=len(self._under_way))
 
     def updated(self) -> list[RunLog]:
         """Return the runs, with what they have logged by now."""
@@ -52,11 +59,15 @@ class LiveRuns:
             if tag == known_tag:
                 return tag, None
             if self._data[0] != tag:
-                self._data = (tag, data_text(runs, live=True))
+                self._data = (tag, data_text(runs, live=True, reading=len(self._under_way)))
             return self._data
 
     def _updated(self) -> list[RunLog]:
-        found = updated([self._known.get(path) or RunLog(path) for path in self._find()])
+        paths = self._find()
+        for path in [path for path in paths if path in self._under_way and self._under_way[path].done()]:
+            self._known[path] = outcome(self._under_way.pop(path))[0]
+        there = [path for path in paths if path not in self._under_way]
+        found = updated([self._known.get(path) or RunLog(path) for path in there])
         for run, error in found:
             self._known[run.run_dir] = run
             if error is not None and str(error) not in self._complaints:  # the others are still worth seeing

@@ -8,17 +8,19 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import threading
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import lt
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -29,6 +31,8 @@ _NOT_FINITE = ("nan", "inf", "-inf")
 _BYTES_AT_ONCE = 2**18
 # Below this a second process costs more than it saves.
 _BYTES_FOR_PROCESSES = 2**26
+
+Updated: TypeAlias = "tuple[RunLog, UserError | None]"
 
 
 @dataclass
@@ -182,20 +186,37 @@ def read_run(run_dir: Path) -> RunLog:
     return run
 
 
-def updated(runs: Sequence[RunLog]) -> list[tuple[RunLog, UserError | None]]:
-    """Return the runs with all they have logged by now, each with what was wrong with its record.
+def updated(runs: Sequence[RunLog]) -> list[Updated]:
+    """Return the runs with all they have logged by now, each with what was wrong with its record."""
+    under_way = reading_ahead(runs)
+    return [outcome(each) for each in under_way] if under_way else [_updated(run) for run in runs]
 
-    Long records are read by as many processes as there are cores, unless other threads run here.
+
+def reading_ahead(runs: Sequence[RunLog]) -> "list[Future[Updated]]":
+    """Begin to update the runs in as many processes as there are cores; return what will be their outcomes.
+
+    Returns nothing, and does nothing, where that costs more than it saves, or other threads run here.
     """
     unread = sum(_size(run) - run.bytes_read for run in runs)
     workers = min(len(runs), len(os.sched_getaffinity(0)))
     if workers < 2 or unread < _BYTES_FOR_PROCESSES or threading.active_count() > 1:
-        return [_updated(run) for run in runs]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-        return list(pool.map(_updated, runs))
+        return []
+    fork, deaf = multiprocessing.get_context("fork"), (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(workers, fork, initializer=signal.signal, initargs=deaf)
+    under_way = [pool.submit(_updated, run) for run in runs]
+    pool.shutdown(wait=False)  # when all is read
+    return under_way
 
 
-def _updated(run: RunLog) -> tuple[RunLog, UserError | None]:
+def outcome(read: "Future[Updated]") -> Updated:
+    """Return what a process has read. Raises MemoryError if it was killed, as for want of memory."""
+    try:
+        return read.result()
+    except BrokenProcessPool as error:
+        raise MemoryError("a process that read records was killed; show fewer runs at a time") from error
+
+
+def _updated(run: RunLog) -> Updated:
     try:
         run.update()
     except UserError as error:

@@ -30,26 +30,31 @@ _DIGITS = 6
 _DENSE = 0.5
 
 
-def page(runs: Sequence[RunLog], *, live: bool) -> str:
-    """Return the page for `runs`; a live one asks its server for news every few seconds."""
+def page(runs: Sequence[RunLog], *, live: bool, reading: int = 0) -> str:
+    """Return the page for `runs`; a live one asks its server for news every few seconds.
+
+    `reading` is how many more runs will be on it when their records have been read.
+    """
+    data = data_text(runs, live=live, reading=reading)
     parts = {
         "STYLE": (_FILES / "page.css").read_text(),
         "PLOTLY": get_plotlyjs(),
         "SCRIPT": "\n".join((_FILES / name).read_text() for name in _SCRIPTS),
-        "DATA": data_text(runs, live=live).replace("<", "\\u003c"),  # no name can end the script element
+        "DATA": data.replace("<", "\\u003c"),  # no name can end the script element
         "CONNECT": "'self'" if live else "'none'",
     }
     template = (_FILES / "template.html").read_text()
     return re.sub(r"{{(\w+)}}", lambda place: parts[place[1]], template)  # once: data may hold braces too
 
 
-def data_text(runs: Sequence[RunLog], *, live: bool) -> str:
+def data_text(runs: Sequence[RunLog], *, live: bool, reading: int = 0) -> str:
     """Return the page's data as JSON: the table of panels, and per run its standing and its curves."""
     now = time.time()
     names = _unique_names(runs)
     points = _MOST_POINTS if len(runs) < _MANY else _MOST_POINTS_OF_MANY
     data = {
         "live": live,
+        "reading": reading,
         "made_at": now,
         "sections": [asdict(section) for section in SECTIONS],
         "references": _references(runs),

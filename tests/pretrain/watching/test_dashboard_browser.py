@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from made_runs import make_run
 from pretrain.dashboard import exported
 from pretrain.watching.metrics_log import MetricsLog
 from pretrain.watching.page_server import LiveRuns, run_directories, server
+from pretrain.watching.run_log import read_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -155,6 +157,22 @@ def test_a_run_in_its_first_seconds_has_a_page(steps: int, browser: Browser, tmp
         (tmp_path / "run" / "metrics.jsonl").touch()
     browser.open(exported([tmp_path / "run"], tmp_path / "page.html").as_uri())
     browser.wait_for(DRAWN if steps else "document.querySelector('.empty') !== null")
+    assert browser.complaints == []
+
+
+def test_a_page_opens_while_records_are_still_being_read(browser: Browser, tmp_path: Path):
+    quick, long = make_run(tmp_path / "a", last=100), make_run(tmp_path / "b", last=50)
+    live, being_read = LiveRuns(lambda: [quick, long]), Future()
+    live._under_way = {long: being_read}
+    with server(live, 0) as web:
+        threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        browser.open(f"http://127.0.0.1:{web.server_port}/")
+        browser.wait_for(DRAWN)
+        assert text_of(browser, "#title") == "1 run, 1 more being read"
+        being_read.set_result((read_run(long), None))
+        browser.wait_for("document.querySelectorAll('.chip').length === 2")
+        assert text_of(browser, "#title") == "2 runs"
+        web.shutdown()
     assert browser.complaints == []
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from conf.exits import CorruptError, DatasetError
 from pretrain.watching import run_log
 from pretrain.watching.metrics_log import FILE_NAME
+from pretrain.watching.page_server import LiveRuns
 from pretrain.watching.run_log import RunLog, read_run, updated
 
 
@@ -78,9 +80,7 @@ def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "1" / FILE_NAME).write_text("not json\n")
     paths = [tmp_path / name for name in ("0", "1", "2", "gone")]
     alone = updated([RunLog(path) for path in paths])
-    monkeypatch.setattr(run_log, "_BYTES_FOR_PROCESSES", 0)
-    monkeypatch.setattr(run_log.os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(run_log.threading, "active_count", lambda: 1)  # the test runner may have others
+    several_processes(monkeypatch)
     given = [RunLog(path) for path in paths]
     together = updated(given)
     assert not any(run is its_origin for (run, _), its_origin in zip(together, given, strict=True))
@@ -88,3 +88,28 @@ def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pyte
     assert [str(error) for _, error in together] == [str(error) for _, error in alone]
     assert [type(error) for _, error in together] == [type(None), CorruptError, type(None), DatasetError]
     assert not math.isnan(together[0][0].first_time)
+
+
+def test_runs_that_are_read_ahead_appear_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for seed in range(3):
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / FILE_NAME).write_text("".join(made_lines(seed)))
+    paths = sorted(tmp_path.iterdir())
+    several_processes(monkeypatch)
+    live = LiveRuns(lambda: paths)
+    live.read_ahead()
+    deadline = time.monotonic() + 60
+    while len(found := live.updated()) < len(paths):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [str(told(run)) for run in found] == [str(told(read_run(path))) for path in paths]
+    with (paths[1] / FILE_NAME).open("a") as file:
+        file.write('{"attempt": 9, "time": 1.0, "step": 10000}\n')
+    assert live.updated()[1].steps[-1] == 10000
+
+
+def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let short records be read as long ones are."""
+    monkeypatch.setattr(run_log, "_BYTES_FOR_PROCESSES", 0)
+    monkeypatch.setattr(run_log.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(run_log.threading, "active_count", lambda: 1)  # the test runner may have others
