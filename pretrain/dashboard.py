@@ -13,7 +13,7 @@ from conf.command import run
 from conf.exits import ConfigError, DatasetError
 from pretrain.watching.metrics_log import FILE_NAME
 from pretrain.watching.page_server import LiveRuns, run_directories, server
-from pretrain.watching.run_log import RunLog, updated
+from pretrain.watching.run_log import read_runs
 from pretrain.watching.run_page import page
 from pretrain.watching.run_status import status_lines
 from pretrain.watching.workspace import WorkspaceConfig, publish
@@ -99,10 +99,7 @@ def chosen_runs(config: DashboardConfig) -> list[Path]:
 
 def exported(run_dirs: list[Path], target: Path) -> Path:
     """Write the page of these runs to `target`, whole or not at all, and return its absolute path."""
-    found = updated([RunLog(path) for path in run_dirs])
-    for error in (error for _, error in found if error is not None):
-        raise error
-    text = page([run for run, _ in found], live=False)
+    text = page(read_runs(run_dirs), live=False)
     target = target.resolve()
     if target.is_dir():
         raise ConfigError(f"export={target} is a directory; name a file in it, such as {target / 'run.html'}")

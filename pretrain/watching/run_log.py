@@ -186,6 +186,15 @@ def read_run(run_dir: Path) -> RunLog:
     return run
 
 
+def read_runs(run_dirs: Sequence[Path]) -> list[RunLog]:
+    """Return everything that some runs have logged so far. Raises the error of the first bad record."""
+    found = updated([RunLog(path) for path in run_dirs])
+    for _, error in found:
+        if error is not None:
+            raise error
+    return [run for run, _ in found]
+
+
 def updated(runs: Sequence[RunLog]) -> list[Updated]:
     """Return the runs with all they have logged by now, each with what was wrong with its record."""
     under_way = reading_ahead(runs)

@@ -26,11 +26,10 @@ if __name__ == "__main__":
 
 from hurting import STEPS, Chain, Hurt, Nature, Tally
 from slurm_cluster import Cluster
-from training import equals, read
+from training import equals, made_texts, read
 
 MOST_FAULTS = 8
 LONGEST_SECONDS = 1500.0  # of a chain
-WORDS = ("the", "of", "and", "a", "in", "to", "it", "is")
 
 
 def live(chain: Chain, tally: Tally, chance: random.Random, *, faults: int) -> None:
@@ -97,16 +96,6 @@ def main() -> int:
     return 1 if tally.wrong else 0
 
 
-def made_texts(folder: Path) -> Path:
-    """Write five files of a megabyte, so that every task of the array has work of its own."""
-    chance = random.Random(0)
-    folder.mkdir()
-    for number in range(5):
-        words = (chance.choice(WORDS) + str(chance.randrange(10**6)) for _ in range(100_000))
-        (folder / f"{number}.txt").write_text(" ".join(words))
-    return folder
-
-
 def tell(asked: argparse.Namespace, tally: Tally, seconds: float) -> None:
     """Write what has happened so far to the report, and to the terminal."""
     git = ["git", "rev-parse", "--short", "HEAD"]
@@ -126,7 +115,7 @@ def tell(asked: argparse.Namespace, tally: Tally, seconds: float) -> None:
     ]
     if asked.report:
         asked.report.write_text("\n".join(lines) + "\n")
-    print(lines[7], flush=True)
+    print(tally, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from slurm_cluster import Cluster
+from slurm_cluster import ENDED, Cluster
+
+from slurm.standing import newest_step
 
 STEPS = 100
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT", "BOOT_FAIL", "DEADLINE")
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Chain:
         self.ids: dict[str, str] = json.loads((directory / "slurm" / "jobs.json").read_text())
 
     def states(self) -> dict[str, list[str]]:
-        """Return the states of each job, one for each task; as before where the controller is away."""
+        """Return the states of each job, one for each task; none where the controller is away."""
         found: dict[str, list[str]] = {}
         for name, job in self.ids.items():
             form = ("squeue", "-h", "--array", f"--jobs={job}", "--states=all", "--format=%T")
@@ -124,11 +125,6 @@ class Chain:
             if "pretrain.train" in words and f"run_dir={self.directory}" in " ".join(words).replace("'", ""):
                 found.append(process)
         return found
-
-    def newest_step(self) -> int:
-        """Return the step of the newest checkpoint."""
-        found = [int(path.name[5:]) for path in (self.directory / "checkpoints").glob("step-*")]
-        return max(found, default=0)
 
     def words(self) -> str:
         """Return the ends of all that the jobs have written."""
@@ -194,7 +190,7 @@ class Hurt:
 
     def _rank(self, _: str) -> str:
         """Kill a rank, once at a checkpoint: three crashes that come no further end a job, as they should."""
-        newest, ranks = self._chain.newest_step(), self._chain.ranks()
+        newest, ranks = newest_step(self._chain.directory), self._chain.ranks()
         if newest == self._killed_at or not ranks:
             return ""
         self._killed_at = newest

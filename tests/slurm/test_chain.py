@@ -1,27 +1,20 @@
 """One command from text to a trained model, and what the chain does when a part of it fails."""
 
 import json
-import random
 import sys
 
 import pytest
 from omegaconf import OmegaConf
 from slurm_cluster import Cluster
-from training import ROOT, read
+from training import ROOT, made_texts, read
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-WORDS = ("the", "of", "and", "a", "in", "to", "it", "is")
 
 
 @pytest.fixture
 def command(cluster: Cluster, tmp_path) -> list[str]:
     """Return a submission that prepares five files of a megabyte of text; every path has a space in it."""
-    chance, texts = random.Random(0), tmp_path / "some text"
-    texts.mkdir()
-    for number in range(5):
-        words = (chance.choice(WORDS) + str(chance.randrange(10**6)) for _ in range(100_000))
-        (texts / f"{number}.txt").write_text(" ".join(words))
+    texts = made_texts(tmp_path / "some text")
     return [
         sys.executable,
         "-m",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -13,12 +14,23 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
 SAVE_EVERY = 5
 RANKS = 2
+_WORDS = ("the", "of", "and", "a", "in", "to", "it", "is")
 
 
 def read(path: Path) -> list[dict]:
     """Return the whole lines of a JSON-lines file."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n") and line.startswith("{")]
+
+
+def made_texts(folder: Path) -> Path:
+    """Write five files of a megabyte, so that every task of an array has work of its own."""
+    chance = random.Random(0)
+    folder.mkdir()
+    for number in range(5):
+        words = (chance.choice(_WORDS) + str(chance.randrange(10**6)) for _ in range(100_000))
+        (folder / f"{number}.txt").write_text(" ".join(words))
+    return folder
 
 
 def figure(what: str, seconds: float) -> None:

@@ -43,6 +43,15 @@ def made_lines(seed: int, count: int = 400) -> list[str]:
     return lines
 
 
+def three_runs(folder: Path) -> list[Path]:
+    """Write the records of the runs 0, 1 and 2; return their directories."""
+    paths = [folder / str(seed) for seed in range(3)]
+    for seed, path in enumerate(paths):
+        path.mkdir()
+        (path / FILE_NAME).write_text("".join(made_lines(seed)))
+    return paths
+
+
 def told(run: RunLog) -> tuple[object, ...]:
     columns = {name: [str(value) for value in run.column(name)] for name in run.columns}
     return list(run.steps), columns, run.events, run.alerts, run.attempt, run.last_time, run.bytes_read
@@ -74,9 +83,7 @@ def test_a_bad_line_within_a_stretch_keeps_the_rows_before_it(tmp_path: Path):
 
 
 def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for seed in range(3):
-        (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / FILE_NAME).write_text("".join(made_lines(seed)))
+    three_runs(tmp_path)
     (tmp_path / "1" / FILE_NAME).write_text("not json\n")
     paths = [tmp_path / name for name in ("0", "1", "2", "gone")]
     alone = updated([RunLog(path) for path in paths])
@@ -91,10 +98,7 @@ def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pyte
 
 
 def test_runs_that_are_read_ahead_appear_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for seed in range(3):
-        (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / FILE_NAME).write_text("".join(made_lines(seed)))
-    paths = sorted(tmp_path.iterdir())
+    paths = three_runs(tmp_path)
     several_processes(monkeypatch)
     live = LiveRuns(lambda: paths)
     live.read_ahead()
