@@ -77,37 +77,38 @@ def _state_words(card: Scorecard) -> str:
 
 def _tiles(card: Scorecard) -> list[tuple[str, str, str]]:
     at, now = card.standing, card.summary
-    behind = _NONE if at is None or at.behind is None else f"{at.behind:+.4f}"
+    behind = _difference(at.behind if at else None)
     tokens = now.figures.get("tokens")
     return [
         ("Validation loss", _number(at.loss if at else None, "{:.4f}"), "nats per token"),
         ("Beside the reference", behind, "nats; below 0 is ahead"),
         ("Tokens", short(tokens) if tokens else _NONE, f"step {now.step or 0:,} of {now.total_steps or 0:,}"),
         ("Tokens per second", _number(_times(card.tokens_per_s_per_gpu, card.ranks), "{:,.0f}"),
-         f"{card.ranks} rank{'s' if card.ranks > 1 else ''}"),
+         _count(card.ranks, "rank")),
         ("MFU", _number(card.mfu, "{:.1%}"), "median"),
         ("Goodput", _number(now.figures.get("time/goodput"), "{:.0%}"), "of all time, in steps kept"),
-        ("Starts", str(card.starts), f"{sum(card.alerts.values())} alerts"),
+        ("Starts", str(card.starts), _count(sum(card.alerts.values()), "alert")),
         ("Cost", _number(card.usd, "${:,.2f}"), f"{card.gpu_hours:,.2f} GPU hours"),
     ]  # fmt: skip
 
 
 def _quality(card: Scorecard) -> Section:
     curves = [Curve("training", "faint", card.losses)]
-    levels = []
+    published, levels = [], []
     words = ["No reference is set (reference=NAME); this is the run alone."]
     if reference := card.reference:
         end = max(
             [tokens for tokens, _ in card.losses] + [each.tokens for each in card.comparisons], default=0
         )
         shown = [point for point in reference.curve if point[0] <= 2 * end] or reference.curve[:2]
-        curves.append(Curve("reference", "reference", [(float(tokens), loss) for tokens, loss in shown]))
+        published = [Curve("reference", "reference", [(float(tokens), loss) for tokens, loss in shown])]
         levels = [(each.name, each.val_loss) for each in reference.levels if each.val_loss is not None]
         words = [f"Beside {reference.title}, validated on {reference.validation}. Source: {reference.source}"]
     curves.append(Curve("this run", "run", [(float(each.tokens), each.loss) for each in card.comparisons]))
+    curves += published  # dashed, and last: it shows on a run that lies upon it
     rows = [
         [f"{each.step:,}", short(each.tokens), f"{each.loss:.4f}", _number(each.reference, "{:.4f}"),
-         _number(each.behind, "{:+.4f}"), _number(each.tolerance, "{:.3f}")]
+         _difference(each.behind), _number(each.tolerance, "{:.3f}")]
         for each in _picked(card.comparisons)
     ]  # fmt: skip
     table = Table(["step", "tokens", "this run", "reference", "difference", "tolerance"], rows)
@@ -206,6 +207,14 @@ def _picked(rows: list[Any]) -> list[Any]:
 
 def _number(value: float | None, form: str) -> str:
     return _NONE if value is None else form.format(value)
+
+
+def _difference(nats: float | None) -> str:
+    return _NONE if nats is None else f"{round(nats, 4) + 0.0:+.4f}"  # + 0.0: no minus before a zero
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -97,8 +97,16 @@ def _state(run: RunLog, now: float) -> tuple[str, str]:
         return "starting", "nothing logged yet"
     age = now - run.last_time
     if age > _patience_seconds(run):
-        return "silent", f"no sign of life for {age / 60:,.0f} min"
+        return "silent", f"no sign of life for {_long(age)}"
     return ("running", "") if run.steps else ("starting", "no step reported yet")
+
+
+def _long(seconds: float) -> str:
+    """Return a time of minutes, hours or days as people say it."""
+    for size, name in ((86400.0, "days"), (3600.0, "h")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {name}"
+    return f"{seconds / 60:,.0f} min"
 
 
 def _end(run: RunLog, exit_code: int) -> tuple[str, str]:

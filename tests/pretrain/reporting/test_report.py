@@ -125,6 +125,12 @@ def test_a_run_is_compared_with_the_reference_asked_for(tmp_path: Path, capsys: 
     assert "Behind" in said
 
 
+def test_the_reference_shows_on_a_run_that_lies_upon_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _, _, html = written(plant(tmp_path / "run", on_track), capsys)
+    drawn = re.findall('<polyline class="curve (.*?)"', html)
+    assert drawn == ["faint", "run", "reference"]
+
+
 def test_a_run_without_a_reference_is_told_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     said, _, _ = written(plant(tmp_path / "run", on_track, reference=None), capsys)
     assert "Nothing to compare with" in said

@@ -39,6 +39,15 @@ def test_a_run_that_says_nothing_for_long_is_silent(age_seconds: float, state: s
     assert summary(run, run.last_time + age_seconds).state == state
 
 
+@pytest.mark.parametrize(
+    ("age_seconds", "said"),
+    [(240, "4 min"), (7140, "119 min"), (7200, "2 h"), (172_799, "48 h"), (800_000, "9 days")],
+)
+def test_silence_is_told_in_minutes_hours_or_days(age_seconds: float, said: str, tmp_path: Path):
+    run = read_run(make_run(tmp_path, last=100, finished=False))
+    assert summary(run, run.last_time + age_seconds).detail == f"no sign of life for {said}"
+
+
 def test_slow_reports_are_not_taken_for_silence(tmp_path: Path):
     run = read_run(make_run(tmp_path, last=1000, every=100, finished=False))  # a report every 52 s
     assert summary(run, run.last_time + 600).state == "running"
