@@ -27,24 +27,33 @@ def test_the_permutations_are_the_ones_that_runs_in_flight_were_begun_with():
     assert permutation(5, 7, 2, 3, 1).tolist() == permutations(5, 7, 2, np.array([9, 3]), 1)[1].tolist()
 
 
-@pytest.mark.parametrize("size", [1000, 32_768, 100_001])
-def test_a_large_permutation_is_made_in_halves_and_is_the_same(size: int, monkeypatch: pytest.MonkeyPatch):
-    expected = permutation(size, 5, 8)
-    monkeypatch.setattr(shuffle, "_AT_ONCE", 10)
-    assert np.array_equal(permutation(size, 5, 8), expected)
+def as_defined(size: int, *key: int) -> np.ndarray:
+    """The order of the hashes, by NumPy's own sort."""
+    return np.argsort(shuffle.hashed(np.arange(size, dtype=np.uint64) ^ np.uint64(shuffle._state(*key))))
 
 
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 65_536, 65_537, 131_072, 1_000_003])
+def test_a_permutation_is_the_order_of_the_hashes(size: int):
+    assert np.array_equal(permutation(size, 5, 8), as_defined(size, 5, 8))
+
+
+@pytest.mark.parametrize("part_bits", [1, 3, 9])
+def test_a_permutation_does_not_depend_on_how_it_is_parted(part_bits: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shuffle, "_PART_BITS", part_bits)
+    assert np.array_equal(permutation(10_007, 5, 8), as_defined(10_007, 5, 8))
+
+
+@pytest.mark.parametrize("part_bits", [13, 16])
 def test_numbers_whose_packed_hashes_are_alike_are_told_apart_by_the_whole_hash(
-    monkeypatch: pytest.MonkeyPatch,
+    part_bits: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """Of this hash only 18 bits vary where the packed key sees them, and 100,000 numbers share those."""
-    size = 100_000
+    """This hash differs among 1,024 numbers only in its last bits, for which the packed key has no room."""
+    full = shuffle.hashed
 
     def poor(x: np.ndarray) -> np.ndarray:
-        high = (x * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(46) << np.uint64(46)
-        return high | (x ^ np.uint64(0x5555)) % np.uint64(2**17)  # still no two alike
+        last = np.uint64(1023)
+        return full(x >> np.uint64(10)) & ~last | (x ^ np.uint64(0x155)) & last  # still no two alike
 
     monkeypatch.setattr(shuffle, "hashed", poor)
-    expected = permutation(size, 5, 8)
-    monkeypatch.setattr(shuffle, "_AT_ONCE", 10)
-    assert np.array_equal(permutation(size, 5, 8), expected)
+    monkeypatch.setattr(shuffle, "_PART_BITS", part_bits)
+    assert np.array_equal(permutation(16_384, 5, 8), as_defined(16_384, 5, 8))
