@@ -34,25 +34,53 @@ class PackingConfig:
             raise ConfigError(f"packing.seed={self.seed} is negative")
 
 
-def stream(documents: Iterable[np.ndarray], tokens: int, end_of_text: int) -> np.ndarray:
-    """Return end-of-text and the tokens of each document in turn: uint16, (tokens,)."""
-    packed = np.empty(tokens, DTYPE)
-    end = 0
+def with_ends(documents: Iterable[np.ndarray], end_of_text: int) -> Iterator[np.ndarray]:
+    """Yield end-of-text before the tokens of each document, and once more behind the last."""
+    end = np.array([end_of_text], DTYPE)
     for document in documents:
-        packed[end] = end_of_text
-        packed[end + 1 : end + 1 + len(document)] = document
-        end += 1 + len(document)
-    assert end == tokens
-    return packed
+        yield end
+        yield document
+    yield end
 
 
-def blocks(tokens: np.ndarray, block_tokens: int, following: int) -> Iterator[np.ndarray]:
-    """Yield each block with its overlap token: uint16, (block_tokens + 1,), the last one maybe shorter.
+class Stream:
+    """The tokens of some arrays, uint16, one after another, taken in blocks.
 
-    The overlap token is a copy of the next block's first; after the last block it is `following`.
+    Nothing but a block is held: a copy of them all would be memory that is touched once and costs more than
+    what is done with it.
     """
-    for start in range(0, len(tokens), block_tokens):
-        block = tokens[start : start + block_tokens + 1]
-        if start + block_tokens >= len(tokens):
-            block = np.append(block, DTYPE.type(following))
-        yield block
+
+    def __init__(self, arrays: Iterable[np.ndarray]):
+        self._arrays = iter(arrays)
+        self._left = np.empty(0, DTYPE)
+        self._next: np.ndarray | None = None  # the overlap token of the block before
+
+    def blocks(self, tokens: int, block_tokens: int) -> Iterator[np.ndarray]:
+        """Yield the next `tokens`, cut every `block_tokens`: uint16, (block_tokens + 1,) or fewer at the end.
+
+        The overlap token at a block's end comes again as the first of the next, also of the next call.
+        An array is good until the next one is asked for. Raises ValueError if there are too few tokens.
+        """
+        buffer = np.empty(block_tokens + 1, DTYPE)
+        for start in range(0, tokens, block_tokens):
+            block = buffer[: min(block_tokens, tokens - start) + 1]
+            if self._next is None:
+                self._fill(block)
+            else:
+                block[:1] = self._next
+                self._fill(block[1:])
+            self._next = block[-1:].copy()
+            yield block
+
+    def _fill(self, wanted: np.ndarray) -> None:
+        done = 0
+        while done < len(wanted):
+            if not len(self._left):
+                array = next(self._arrays, None)
+                if array is None:
+                    raise ValueError(f"the arrays end {len(wanted) - done} tokens before the blocks")
+                self._left = array
+            part = self._left[: len(wanted) - done]
+            wanted[done : done + len(part)] = part
+            self._left = self._left[len(part) :]
+            done += len(part)

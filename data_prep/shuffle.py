@@ -15,7 +15,7 @@ from data_prep.documents import Document, read_documents
 from data_prep.fast_tokenizer import Encoder
 from data_prep.filters import reason_to_drop
 from data_prep.lock import lease
-from data_prep.packing import blocks, stream
+from data_prep.packing import Stream, with_ends
 from data_prep.plan import Plan, spill_folder
 from data_prep.publish import publish, sha256_of_file
 from data_prep.routing import hash_of, shuffled
@@ -151,24 +151,25 @@ def _reduced(plan: Plan, output: Path, bucket: int, sections: list[Section], wit
     order = shuffled(records["high"], records["low"], plan.packing.seed)
     kept = order[~_repeats(records[order])]
     duplicates = len(records) - len(kept)
-    text_tokens = int(records["tokens"][kept].sum())
-    counts = _bucket_counts(len(kept), duplicates, int(records["text_bytes"][kept].sum()), text_tokens)
-    if not len(kept):
+    ends = np.cumsum(records["tokens"][kept].astype(np.int64) + 1)  # an end-of-text before each document
+    tokens = int(ends[-1]) if len(kept) else 0
+    text_bytes = int(records["text_bytes"][kept].sum())
+    counts = _bucket_counts(len(kept), duplicates, text_bytes, tokens - len(kept))
+    if not tokens:
         return BucketResult(plan.digest, (), counts)
-    tokens = stream(_documents(sections, records, kept), text_tokens + len(kept), END_OF_TEXT)
-    cut = len(tokens) - max(1, len(tokens) // _TAIL_PART)
     if with_tail:
         train, validation = plan.routing.shards_of_both(bucket)
-        parts = [(train, tokens[:cut], int(tokens[cut])), (validation, tokens[cut:], END_OF_TEXT)]
+        parts = [(train, tokens - max(1, tokens // _TAIL_PART)), (validation, tokens)]
     else:
-        parts = [(plan.routing.shard(bucket), tokens, END_OF_TEXT)]
-    shards = []
-    for (split, name), part, following in parts:
-        cut_blocks = blocks(part, plan.packing.block_tokens, following)
-        documents = int((part == END_OF_TEXT).sum())
-        shards.append(
-            (split, write_shard(output / name, cut_blocks, documents=documents, scratch=spill_folder(output)))
-        )
+        parts = [(plan.routing.shard(bucket), tokens)]
+    stream = Stream(with_ends(_documents(sections, records, kept), END_OF_TEXT))
+    begins, first, shards = np.append(0, ends[:-1]), 0, []
+    for (split, name), last in parts:
+        cut = stream.blocks(last - first, plan.packing.block_tokens)
+        documents = int(np.count_nonzero((first <= begins) & (begins < last)))
+        shard = write_shard(output / name, cut, documents=documents, scratch=spill_folder(output))
+        shards.append((split, shard))
+        first = last
     return BucketResult(plan.digest, tuple(shards), counts)
 
 

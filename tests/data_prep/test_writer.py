@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from data_prep.packing import blocks
+from data_prep.packing import Stream
 from data_prep.shards import Shard
 from data_prep.writer import METADATA, frames, write_shard
 
@@ -21,7 +21,12 @@ def tokens() -> np.ndarray:
 
 @pytest.fixture
 def shard(tokens: np.ndarray, tmp_path: Path) -> Shard:
-    return write_shard(tmp_path / "train-00000.tar", blocks(tokens, 1024, 7), documents=3, scratch=tmp_path)
+    return written(tmp_path, tokens, 7, documents=3)
+
+
+def written(folder: Path, tokens: np.ndarray, following: int, *, documents: int) -> Shard:
+    blocks = Stream([tokens, np.array([following], np.uint16)]).blocks(len(tokens), 1024)
+    return write_shard(folder / "train-00000.tar", blocks, documents=documents, scratch=folder)
 
 
 def test_tarfile_lists_the_blocks_and_the_metadata(shard: Shard, tokens: np.ndarray, tmp_path: Path):
@@ -78,9 +83,7 @@ def test_the_frames_are_all_of_the_file_that_is_not_payload(shard: Shard, tmp_pa
 def test_the_bytes_are_pinned(tmp_path: Path):
     # Another hash means that every data set made before has other bytes: raise FORMAT in shards.py.
     tokens = np.arange(3000, dtype=np.uint16)
-    shard = write_shard(
-        tmp_path / "train-00000.tar", blocks(tokens, 1024, 50256), documents=1, scratch=tmp_path
-    )
+    shard = written(tmp_path, tokens, 50256, documents=1)
     assert shard.sha256 == "dfa4e788d01f21029bda1e8c528e3017a837e99fe288e90aa9d5c78b856c5aee"
 
 
