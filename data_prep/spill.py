@@ -10,6 +10,7 @@ exactly what it reads. The unit is finished when its marker, which holds the tab
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,21 +51,24 @@ class Spill:
     """The documents of a unit, gathered in memory until they are written."""
 
     def __init__(self, buckets: int):
-        self._buckets: list[list[tuple[tuple[int, int, int, int], np.ndarray]]] = [[] for _ in range(buckets)]
+        # The numbers of each bucket's RECORDs; flat, as millions of tuples would keep the collector busy.
+        self._records = [array("Q") for _ in range(buckets)]
+        self._tokens: list[list[np.ndarray]] = [[] for _ in range(buckets)]
 
     def add(self, bucket: int, text: TextHash, text_bytes: int, tokens: np.ndarray) -> None:
         """Put one document into its bucket."""
-        self._buckets[bucket].append(((text.high, text.low, len(tokens), text_bytes), tokens))
+        self._records[bucket].extend((text.high, text.low, len(tokens), text_bytes))
+        self._tokens[bucket].append(tokens)
 
     def write(self, folder: Path, unit: int, *, plan: str, counts: Counts, overlap: str = "") -> Marker:
         """Write the spill file, then its marker; return the marker."""
-        table = np.zeros(len(self._buckets), SECTION)
+        table = np.zeros(len(self._records), SECTION)
         offset = table.nbytes
         with replacing(spill_path(folder, unit)) as file:
             file.seek(offset)
-            for bucket, documents in enumerate(self._buckets):
-                tokens = sum(len(tokens) for _, tokens in documents)
-                content = _section_bytes(documents)
+            for bucket, (records, documents) in enumerate(zip(self._records, self._tokens, strict=True)):
+                tokens = sum(map(len, documents))
+                content = _section_bytes(records, documents)
                 digest = _digest(f"{plan} {unit} {bucket} {offset} {len(documents)} {tokens}", content)
                 table[bucket] = (offset, len(documents), tokens, digest)
                 file.write(content)
@@ -162,11 +166,9 @@ def _length(documents: int, tokens: int) -> int:
     return documents * RECORD.itemsize + tokens * DTYPE.itemsize
 
 
-def _section_bytes(documents: list[tuple[tuple[int, int, int, int], np.ndarray]]) -> bytes:
-    records = np.array([record for record, _ in documents], RECORD)
-    return b"".join(
-        [records.tobytes(), *(tokens.astype(DTYPE, copy=False).tobytes() for _, tokens in documents)]
-    )
+def _section_bytes(records: array, documents: list[np.ndarray]) -> bytes:
+    numbers = np.array(records, "<u8")
+    return b"".join([numbers.data, *(tokens.astype(DTYPE, copy=False).data for tokens in documents)])
 
 
 def _digest(place: str, content: bytes | bytearray) -> bytes:

@@ -34,7 +34,7 @@ def open_stored(path: str) -> BinaryIO:
     """Return a file's bytes as they are stored, seekable."""
     if is_remote(path):
         return open_remote(path)
-    return Path(path).open("rb")
+    return Path(path).open("rb", buffering=_READ_BYTES)
 
 
 def open_content(path: str) -> BinaryIO:
