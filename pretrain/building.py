@@ -171,7 +171,8 @@ def _batches(run_dir: Opened, world: World, position: int, detours: Sequence[Det
         config.data,
         batch_sequences=plan.sequences,
         seed=config.seed,
-        share=plan.sequences // plan.ranks,
+        # While the batch grows, a rank's sequences come from ever other lanes.
+        share=None if plan.first_sequences else plan.sequences // plan.ranks,
     )
     return Batches(
         sequences,
@@ -224,7 +225,7 @@ def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:
         parameters=in_products, layers=model.layers, channels=model.channels, sequence_tokens=tokens
     )
     peak = peak_flops(world.device, precision=config.precision, configured_tflops=config.cluster.peak_tflops)
-    return Scale(config.batch.tokens, config.steps, parameters, cost, peak, config.optim.clip_norm)
+    return Scale(parameters, cost, peak, config.optim.clip_norm)
 
 
 def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
@@ -233,12 +234,12 @@ def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
     cut = f"{plan.ranks} × {plan.accumulation} × {plan.micro_sequences} × {run.sequence_tokens}"
     how = f"ZeRO-{config.zero.stage}, {config.precision}, {run.world.device.type}"
     run.console.say(
-        f"{parameters:,} parameters; a step is {config.batch.tokens:,} tokens "
+        f"{parameters:,} parameters; a step is {config.batch.told} tokens "
         f"({cut}: ranks, accumulation, sequences, tokens); {how}; "
         f"data {run_dir.identity.dataset_fingerprint[:12]}"
     )
     if len(run_dir.sources) > 1:
-        run.console.say(run.batches.told(config.steps * plan.sequences))
+        run.console.say(run.batches.told(plan.sizes.consumed(config.steps)))
     if run_dir.stop_file_removed:
         run.console.say(f"removed the file {stopping.STOP_FILE}, which had stopped the run")
     step = run.progress.step

@@ -123,7 +123,7 @@ class Engine:
     ) -> None:
         self.plan = plan
         self.step = 0  # optimizer steps done, skipped ones included
-        self._stage = zero.stage
+        self.stage = zero.stage
         self._precision = precision
         self._optim = optim
         self._world = world
@@ -147,11 +147,6 @@ class Engine:
         if compiled:
             self._compile(compiled)
 
-    @property
-    def stage(self) -> int:
-        """Return the ZeRO stage."""
-        return self._stage
-
     def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
         """Update the weights once from this rank's micro-batches, each int64 (B, T + 1)."""
         self._engine.train()
@@ -159,6 +154,7 @@ class Engine:
             group["lr"] = learning_rate * group["lr_scale"]
             if "momentum" in group:
                 group["momentum"] = self._optim.momentum_at(self.step)
+        self._accumulate(len(micro_batches))
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         tamed = None
         for number, tokens in enumerate(micro_batches):
@@ -176,9 +172,15 @@ class Engine:
         assert tamed is not None, "a step has at least one micro-batch"
         return StepResult(total, *tamed)
 
+    def _accumulate(self, micro_batches: int) -> None:
+        """Let the next step be of so many micro-batches; the engine steps where it has a multiple of them."""
+        if micro_batches != self._engine.gradient_accumulation_steps():
+            self._engine.set_train_batch_size(micro_batches * self.plan.micro_sequences * self.plan.ranks)
+            self._engine.micro_steps = self.step * micro_batches
+
     def _update(self) -> Tamed:
         """Move the weights, by the gradient that is complete on all ranks, or leave them; say which."""
-        if self._stage < 3:
+        if self.stage < 3:
             tamed = self._clipping.tame(self._gradients())
             self._engine.step()
             return tamed
@@ -189,7 +191,7 @@ class Engine:
 
     def _gradients(self) -> list[Tensor]:
         """Return the gradient, averaged over the ranks; at stages 1 and 2 this rank's share of it."""
-        if self._stage == 0:
+        if self.stage == 0:
             return [p.grad for p in self._module.parameters() if p.grad is not None]
         return [piece for pieces in self._zero.averaged_gradients.values() for piece in pieces]
 
@@ -197,13 +199,13 @@ class Engine:
         """Compile the model, whole or block by block, and its evaluation as a graph of its own."""
         how: dict[str, Any] = {"dynamic": False} | ({"backend": backend} if isinstance(backend, str) else {})
         blocks = getattr(self._module, "h", ())
-        if self._stage < 3 and len(blocks) > _MOST_BLOCKS_IN_A_GRAPH:
+        if self.stage < 3 and len(blocks) > _MOST_BLOCKS_IN_A_GRAPH:
             self._by_block = True
             for block in blocks:
                 block.compile(**how)
             return
         self._engine.compile(compile_kwargs=how)
-        if self._stage < 3:
+        if self.stage < 3:
             # Another function than the one that trains, so another graph: neither drives out the other.
             self._summed_loss = torch.compile(self._module.summed_loss, **how)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
@@ -212,7 +214,7 @@ class Engine:
 
         One pass is timed per step. Below stage 3 no other rank can make it longer.
         """
-        return self.plan.accumulation * self._forward.seconds()
+        return self._engine.gradient_accumulation_steps() * self._forward.seconds()
 
     @torch.no_grad()
     def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -245,38 +247,38 @@ class Engine:
     def fragments(self) -> Iterator[Fragment]:
         """Yield live views of what this rank must save; of all ranks together they are everything."""
         rank, ranks = self._world.rank, self._world.size
-        return fragments.fragments(self._module, self._zero, self._stage, rank=rank, ranks=ranks)
+        return fragments.fragments(self._module, self._zero, self.stage, rank=rank, ranks=ranks)
 
     def wanted(self) -> Iterator[Fragment]:
         """Yield live views of what this rank must fill when loading."""
-        if self._stage == 0:
+        if self.stage == 0:
             return fragments.fragments(self._module, self._zero, 0, rank=0, ranks=1)
         return self.fragments()
 
     def replicated(self) -> Iterator[tuple[str, Tensor]]:
         """Yield what must be equal on all ranks, to the bit, after every step."""
         for name, parameter in self._module.named_parameters():
-            if self._stage < 3 or getattr(parameter, "ds_persist", False):
+            if self.stage < 3 or getattr(parameter, "ds_persist", False):
                 yield name, parameter.detach()
-            if self._stage == 0:
+            if self.stage == 0:
                 for moment in fragments.MOMENTS:
                     yield f"{moment}/{name}", self._adam.state[parameter][moment]
 
     @property
     def adam_steps(self) -> int:
         """Return how many updates the moments have seen: steps done less steps skipped."""
-        flat = fragments.owned_flats(self._zero, self._stage)[0]
+        flat = fragments.owned_flats(self._zero, self.stage)[0]
         return int(self._adam.state[flat]["step"])
 
     def resumed_at(self, step: int, adam_steps: int) -> None:
         """Go on from `step`, after every wanted fragment has been filled."""
-        for flat in fragments.owned_flats(self._zero, self._stage):
+        for flat in fragments.owned_flats(self._zero, self.stage):
             self._adam.state[flat]["step"].fill_(adam_steps)
-        fragments.publish_weights(self._zero, self._stage)
+        fragments.publish_weights(self._zero, self.stage)
         self.step = step
         self._engine.global_steps = step
         self._engine.global_samples = step * self.plan.sequences
-        self._engine.micro_steps = step * self.plan.accumulation
+        self._engine.micro_steps = step * self._engine.gradient_accumulation_steps()
         self._engine.skipped_steps = step - adam_steps
 
     def close(self) -> None:

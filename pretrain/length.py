@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf import typed
 from conf.exits import ConfigError
 from pretrain import frozen
-from pretrain.batch import BatchConfig
+from pretrain.batch import BatchConfig, batch_sizes
 from pretrain.stream.sources import DataConfig, opened_sources, order_of
 
 
@@ -31,8 +31,15 @@ def settle(raw: DictConfig) -> None:
     if len(told) > 1:
         raise ConfigError(f"{told[0]} and {told[1]} both say how long the run is; keep one")
     if given["steps"] is None:
-        batch = typed(BatchConfig, raw.batch).tokens
-        raw.steps = math.ceil((given["tokens"] or _tokens(data, batch)) / batch)
+        batch = typed(BatchConfig, raw.batch)
+        tokens = given["tokens"] or _tokens(data, batch.tokens)
+        raw.steps = math.ceil(tokens / batch.tokens)
+        if batch.warmup_from is not None:
+            try:
+                sizes = batch_sizes(batch, data.sequence_tokens)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+            raw.steps = sizes.steps(math.ceil(tokens / data.sequence_tokens))
 
 
 def _tokens(data: DataConfig, batch_tokens: int) -> int:

@@ -61,7 +61,7 @@ def train(run: Run, config: LoopConfig) -> Exit:
         if run.health.comparison_due(step):
             _aside(run, "report", lambda: _compare(run))
         if due(step, config.log_every, last):
-            _aside(run, "report", lambda: _report(run))
+            _aside(run, "report", lambda: _report(run, config))
             if _goes_back(run):
                 continue
         if due(step, config.validate_every, config.steps):
@@ -94,17 +94,18 @@ def _step(run: Run, config: LoopConfig) -> None:
     batch = next(run.batches)
     run.progress.sequences = landed(run.progress.sequences, run.roll_back.detours)
     run.heart.enter("step", run.progress.step)
-    rate = learning_rate(run.progress.step, config.steps, config.schedule)
+    sizes = run.plan.sizes
+    rate = learning_rate(sizes.in_full(run.progress.step), sizes.in_full(config.steps), config.schedule)
     run.norms.before(run.progress.step, run.engine.fragments())
     result = run.engine.train_step(batch.micro_batches, rate)
     run.norms.after(run.engine.fragments(), skipped=result.skipped)
-    run.meter.add(result, batch, rate)
+    size = sizes.at(run.progress.sequences)
+    run.meter.add(result, batch, rate, tokens=size * run.sequence_tokens)
     run.progress.step += 1
-    share = run.plan.sequences // run.plan.ranks
-    taken = (run.progress.step, run.progress.sequences, run.plan.sequences, share, batch.places)
+    taken = (run.progress.step, run.progress.sequences, size, size // run.plan.ranks, batch.places)
     run.ledger.write(Entry(*taken), batch.skips)
-    run.progress.sequences += run.plan.sequences
-    run.progress.tokens += run.plan.sequences * run.sequence_tokens
+    run.progress.sequences += size
+    run.progress.tokens += size * run.sequence_tokens
     run.readback.send(run.progress.step, result.skipped)
     for step, skipped in run.readback.arrived():
         run.health.heed(bool(skipped), step)
@@ -139,13 +140,18 @@ def _aside(run: Run, phase: str, action: Callable[[], None]) -> None:
     run.meter.resume()
 
 
-def _report(run: Run) -> None:
-    metrics = run.meter.report(run.progress, run.engine.forward_seconds())
+def _report(run: Run, config: LoopConfig) -> None:
+    sizes = run.plan.sizes
+    left = sizes.consumed(config.steps) - sizes.consumed(run.progress.step)
+    to_go = left * run.sequence_tokens
+    metrics = run.meter.report(run.progress, tokens_to_go=to_go, forward_seconds=run.engine.forward_seconds())
     if (rank := run.stragglers.heed(run.meter.own_step_seconds)) is not None:
         own, median = run.meter.own_step_seconds[rank], statistics.median(run.meter.own_step_seconds)
         text = f"needs {own:.3f} s per step, the median rank {median:.3f} s, at step {run.progress.step}"
         run.tracker.alert(f"rank {rank} lags behind", text)
     metrics |= run.norms.told()
+    if sizes.first != sizes.full:
+        metrics["optim/batch_tokens"] = float(sizes.at(run.progress.sequences) * run.sequence_tokens)
     if run.load_seconds is not None:
         metrics["time/checkpoint_load_s"], run.load_seconds = run.load_seconds, None
     if run.startup_seconds is not None:

@@ -18,8 +18,6 @@ from pretrain.stream.data import Batch
 class Scale:
     """The sizes that turn seconds into rates."""
 
-    tokens_per_step: int
-    total_steps: int
     parameters: int
     flops_per_token: float
     peak_flops: float  # of one device
@@ -42,21 +40,23 @@ class Meter:
         self._skipped_before = 0.0
         self._waited = 0.0
         self._elapsed = 0.0
-        self._tokens = 0  # of this attempt
+        self._tokens = 0  # since the last report
+        self._tokens_of_attempt = 0
         self._began: float | None = None
         self._resumed = self._stepped = time.perf_counter()
         # Of every rank, per step: waiting for data and forward passes, which no other rank prolongs.
         self.own_step_seconds: list[float] = []
 
-    def add(self, result: StepResult, batch: Batch, learning_rate: float) -> None:
-        """Take in one step."""
+    def add(self, result: StepResult, batch: Batch, learning_rate: float, *, tokens: int) -> None:
+        """Take in one step, of so many tokens over all ranks."""
         self._losses.append(result.loss)
         self._norms.append(result.gradient_norm)
         self._learning_rate = learning_rate
         self._skipped.append(result.skipped)
         self._waited += batch.wait_seconds
         self._epoch = max(self._epoch, batch.epoch)
-        self._tokens += self.scale.tokens_per_step
+        self._tokens += tokens
+        self._tokens_of_attempt += tokens
         now = time.perf_counter()
         self._step_seconds.append(now - self._stepped)
         self._stepped = now
@@ -78,7 +78,9 @@ class Meter:
         if self._began is None:
             self._began = self._resumed
 
-    def report(self, progress: Progress, forward_seconds: float = 0.0) -> dict[str, float]:
+    def report(
+        self, progress: Progress, *, tokens_to_go: int, forward_seconds: float = 0.0
+    ) -> dict[str, float]:
         """Return the metrics of the steps since the last report, the same on every rank; begin anew.
 
         `forward_seconds` are those of this rank since the last report. Collective. The clock must be
@@ -87,16 +89,15 @@ class Meter:
         assert self._losses, "a report needs a step"
         ranks = Ranks.gathered(self._world, self._own(forward_seconds))
         metrics = self._quality(ranks) | self._speed(ranks) | device_metrics(ranks)
-        steps_to_go, seconds = self.scale.total_steps - progress.step, metrics["perf/step_s"]
         metrics |= {
-            "time/eta_h": steps_to_go * seconds / 3600,
+            "time/eta_h": tokens_to_go / metrics["perf/tokens_per_s"] / 3600,
             "time/goodput": progress.productive_seconds / max(1e-9, time.time() - progress.began_at),
             "data/epoch": float(self._epoch),
             "progress/chinchilla": progress.tokens / (20 * self.scale.parameters),
             "total/pflops": self.scale.flops_per_token * progress.tokens / 1e15,
         }
         self._losses, self._norms, self._skipped, self._step_seconds = [], [], [], []
-        self._elapsed, self._waited = 0.0, 0.0
+        self._elapsed, self._waited, self._tokens = 0.0, 0.0, 0
         return metrics
 
     def _own(self, forward_seconds: float) -> dict[str, float]:
@@ -132,12 +133,12 @@ class Meter:
     def _speed(self, ranks: Ranks) -> dict[str, float]:
         scale, size, steps = self.scale, self._world.size, len(self._losses)
         elapsed, waited = ranks.largest("elapsed"), ranks.largest("waited")
-        tokens_per_s = scale.tokens_per_step * steps / elapsed
+        tokens_per_s = self._tokens / elapsed
         self.own_step_seconds = ranks["step"]
         return {
             "perf/tokens_per_s": tokens_per_s,
             "perf/tokens_per_s_per_gpu": tokens_per_s / size,
-            "perf/tokens_per_s_avg": self._tokens / max(1e-9, ranks.largest("since_beginning")),
+            "perf/tokens_per_s_avg": self._tokens_of_attempt / max(1e-9, ranks.largest("since_beginning")),
             "perf/mfu": scale.flops_per_token * tokens_per_s / (scale.peak_flops * size),
             "perf/step_s": elapsed / steps,
             "perf/step_s_p50": ranks.largest("p50"),

@@ -71,7 +71,7 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     sources = _sources(config)
     plan = _plan(config, ranks)
     mixture = order_of(sources, config.data, batch_sequences=plan.sequences, seed=config.seed)
-    check_caps(sources, mixture, config.steps * plan.sequences)
+    check_caps(sources, mixture, plan.sizes.consumed(config.steps))
     # Absolute, because the next attempt or an evaluation may start in another directory.
     for part, source in zip(raw.data.get("mix") or [raw.data], sources, strict=True):
         part.index = None if config.data.synthetic else f"{source.index.location}/index.json"

@@ -1,4 +1,4 @@
-"""The learning rate of every step: a pure function of the step."""
+"""The learning rate of every step: a pure function of the step, counted in full batches."""
 
 import math
 from dataclasses import dataclass
@@ -31,8 +31,10 @@ class ScheduleConfig:
             raise ValueError(f"schedule.decay_steps {self.decay_steps} must be at least 1, or null")
 
 
-def learning_rate(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
+def learning_rate(step: float, total_steps: float, schedule: ScheduleConfig) -> float:
     """Return the learning rate with which step `step` (from 0) of `total_steps` updates the weights.
+
+    Where the batch grows, both are fractions: full steps of as many tokens (BatchSizes.in_full).
 
     cosine: Loshchilov & Hutter, SGDR, 2017, as in nanoGPT. wsd: constant, then a linear decay
     (Hu et al., MiniCPM, 2024, section 4; linear as in Hägele et al., 2024).

@@ -70,7 +70,7 @@ def _show(submission: Submission) -> None:
     ranks = f"{share.nodes} nodes × {share.ranks_per_node} ranks"
     for run in submission.runs:
         config = run.config
-        steps = f"{config.steps:,} steps of {config.batch.tokens:,} tokens"
+        steps = f"{config.steps:,} steps of {config.batch.told} tokens"
         print(f"submit: {run.directory}: {steps} on {ranks}, ZeRO-{config.zero.stage}, {config.precision}")
     placeholders: dict[str, str] = {}
     for job in jobs(request):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pretrain.batch import BatchConfig, BatchPlan, plan_batch
+from pretrain.batch import BatchPlan, batch_sizes, plan_batch
 from pretrain.planning.endurance import Endurance, endurance
 from pretrain.planning.memory import RECOMPUTE, STAGES, Sharding, Work, needed
 from pretrain.planning.question import Question
@@ -162,13 +162,15 @@ def _ways(question: Question, ranks: int) -> Iterator[_Way]:
 
 
 def _cuts(question: Question, ranks: int, most: int) -> list[BatchPlan]:
-    per_rank = question.batch.tokens // question.sequence_tokens // ranks
-    sizes = [size for size in range(1, min(most, per_rank) + 1) if per_rank % size == 0]
+    per_rank = batch_sizes(question.batch, question.sequence_tokens).first // ranks
     return [
         plan_batch(
-            BatchConfig(question.batch.tokens, size), sequence_tokens=question.sequence_tokens, ranks=ranks
+            replace(question.batch, micro_sequences=size),
+            sequence_tokens=question.sequence_tokens,
+            ranks=ranks,
         )
-        for size in sizes
+        for size in range(1, min(most, per_rank) + 1)
+        if per_rank % size == 0
     ]
 
 

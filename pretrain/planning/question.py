@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import typed
 from conf.exits import ConfigError
-from pretrain.batch import BatchConfig
+from pretrain.batch import BatchConfig, batch_sizes
 from pretrain.planning.endurance import FAILURES_PER_GPU_HOUR
 from pretrain.planning.hardware import Hardware, hardware
 from pretrain.planning.shape import Shape
@@ -48,7 +48,9 @@ class Question:
     @property
     def tokens(self) -> int:
         """Return the tokens of the whole run."""
-        return self.steps * self.batch.tokens
+        if self.batch.warmup_from is None:
+            return self.steps * self.batch.tokens
+        return batch_sizes(self.batch, self.sequence_tokens).consumed(self.steps) * self.sequence_tokens
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,17 @@ def question(raw: DictConfig, config: PlanConfig, name: str) -> Question:
     train = OmegaConf.select(cluster, "slurm.train") or {}
     device = _device(config.hardware or OmegaConf.select(cluster, "hardware"), train)
     per_node = int(train.get("ranks_per_node") or _DEFAULT_NODE)
+    batch, sequence_tokens = typed(BatchConfig, raw.batch), int(raw.data.sequence_tokens)
+    if batch.warmup_from is not None:
+        try:
+            batch_sizes(batch, sequence_tokens)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     nodes = int(re.findall(r"\d+", str(train.get("nodes") or "1"))[-1])
     return Question(
         model=typed(Shape, raw.model),
-        batch=typed(BatchConfig, raw.batch),
-        sequence_tokens=int(raw.data.sequence_tokens),
+        batch=batch,
+        sequence_tokens=sequence_tokens,
         steps=int(raw.steps),
         precision=str(raw.precision),
         compiled=bool(raw.compile),

@@ -79,7 +79,7 @@ def _model_block(question: Question) -> str:
     shape = question.model
     lines = [
         f"{question.name}: {shape.parameters:,} parameters, {question.tokens:,} tokens in "
-        f"{question.steps:,} steps of {question.batch.tokens:,}"
+        f"{question.steps:,} steps of {question.batch.told}"
     ]
     lines += [f"  {count:>15,}  {name}" for name, count in parameters(shape, padded=False).items()]
     parts = flops_per_token(shape, question.sequence_tokens)

@@ -7,7 +7,6 @@ What was consumed is counted by the loop, never what was prefetched.
 
 import contextlib
 import hashlib
-import math
 import queue
 import threading
 import time
@@ -74,7 +73,7 @@ class Batches:
         self._walk = MixtureWalk(mixture)
         self._ahead: _LookAhead | None = None
         if any(source.blocks.looks_ahead for source in sources):
-            self._ahead = _LookAhead(sources, mixture, plan.sequences)
+            self._ahead = _LookAhead(sources, mixture, plan, rank)
         # Memory for the tokens of a step, used again: fresh memory costs more than what is written to it.
         self._spare: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
         self._ready: queue.Queue[_Ready | BaseException] = queue.Queue(maxsize=prefetch)
@@ -141,8 +140,9 @@ class Batches:
             stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
             while not self._closing.is_set():
                 first = landed(first, self._detours)
-                self._put(self._read(first, stream))
-                first += self._plan.sequences
+                size = self._plan.sizes.at(first)
+                self._put(self._read(first, size // self._plan.ranks, stream))
+                first += size
         except BaseException as error:
             self._put(error)
 
@@ -152,12 +152,11 @@ class Batches:
                 self._ready.put(item, timeout=0.1)
                 return
 
-    def _read(self, first: int, stream: torch.cuda.Stream | None) -> _Ready:
-        """Return this rank's slice of the global batch that begins at sequence `first`."""
-        share = self._plan.sequences // self._plan.ranks
-        first += self._rank * share
+    def _read(self, first: int, share: int, stream: torch.cuda.Stream | None) -> _Ready:
+        """Return this rank's `share` sequences of the global batch that begins at sequence `first`."""
         if self._ahead is not None:
-            self._ahead.expect(first, share)
+            self._ahead.expect(first)
+        first += self._rank * share
         places = self._walk.places(first, share)
         tokens, there = self._gathered(places)
         missing = np.flatnonzero(~there).tolist()
@@ -174,10 +173,7 @@ class Batches:
 
     def _gathered(self, places: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """Return the sequences at some places, uint16 (n, T + 1), and which of them are there."""
-        try:
-            tokens = self._spare.get_nowait()
-        except queue.Empty:
-            tokens = np.empty((len(places), self._sources[0].width), DTYPE)
+        tokens = self._memory(len(places))
         if len(self._sources) == 1:
             return torch.from_numpy(tokens), self._sources[0].fill(tokens, places[:, 2], places[:, 3])
         there = np.ones(len(places), bool)
@@ -187,6 +183,14 @@ class Batches:
             there[mine] = source.fill(part, places[mine, 2], places[mine, 3])
             tokens[mine] = part
         return torch.from_numpy(tokens), there
+
+    def _memory(self, sequences: int) -> np.ndarray:
+        """Return memory for so many sequences, that of an earlier batch of the size if one is done with."""
+        with contextlib.suppress(queue.Empty):
+            while len(spare := self._spare.get_nowait()) != sequences:
+                pass  # of a smaller batch
+            return spare
+        return np.empty((sequences, self._sources[0].width), DTYPE)
 
     def _digest(self, places: np.ndarray) -> str:
         return places_digest(places, single=len(self._sources) == 1)
@@ -199,24 +203,26 @@ class Batches:
 class _LookAhead:
     """Asks for the blocks that the lanes will enter next, before they do."""
 
-    def __init__(self, sources: Sequence[Sequences], mixture: Mixture, batch_sequences: int) -> None:
+    def __init__(self, sources: Sequence[Sequences], mixture: Mixture, plan: BatchPlan, rank: int) -> None:
         self._sources = sources
         self._walk = MixtureWalk(mixture)
-        self._batch = batch_sequences
+        self._plan, self._rank = plan, rank
         # As far as a lane's longest block lasts, so that at most one block of each lane is on its way.
-        longest = max(order.longest for order in mixture.orders)
-        self._steps = math.ceil(longest * mixture.lanes / batch_sequences)
-        self._reached: int | None = None
+        self._horizon = max(order.longest for order in mixture.orders) * mixture.lanes
+        self._reached = 0
 
-    def expect(self, first: int, share: int) -> None:
-        """Ask for what is new between the last call and `_steps` batches after `first`."""
-        begin = first if self._reached is None else self._reached
-        self._reached = first + self._steps * self._batch
-        for number in range(begin, self._reached, self._batch):
-            places = self._walk.places(number, share)
+    def expect(self, first: int) -> None:
+        """Ask for what is new between the last call and a horizon behind the batch that begins at `first`."""
+        end = first + self._horizon
+        self._reached = max(first, self._reached)
+        while self._reached < end:
+            size = self._plan.sizes.at(self._reached)
+            share = size // self._plan.ranks
+            places = self._walk.places(self._reached + self._rank * share, share)
             for source, sequences in enumerate(self._sources):
                 wanted = places[places[:, 0] == source, 2]
                 sequences.expect(dict.fromkeys(wanted.tolist()))
+            self._reached += size
 
 
 def places_digest(places: np.ndarray, *, single: bool) -> str:

@@ -15,10 +15,13 @@ SEQUENCES, TOKENS = 8, 64
 
 
 @functools.cache
-def plain_losses(shards: Path, steps: int, *, pieces: int = 1) -> list[float]:
-    """Return the losses of the smoke experiment with 8 sequences a step.
+def plain_losses(
+    shards: Path, steps: int, *, pieces: int = 1, sizes: tuple[int, ...] | None = None
+) -> list[float]:
+    """Return the losses of the smoke experiment with 8 sequences a step, or with `sizes`.
 
-    With more `pieces` the gradient is the sum over so many parts of the batch, as ranks would add it.
+    The rate is the one after as many sequences in steps of 8. With more `pieces` the gradient is the sum over
+    so many parts of the batch, as ranks would add it.
     """
     data = DataConfig(index=str(shards), sequence_tokens=TOKENS)
     (sequences,), order = training_data(opened_sources(data), data, batch_sequences=SEQUENCES, seed=1337)
@@ -29,12 +32,13 @@ def plain_losses(shards: Path, steps: int, *, pieces: int = 1) -> list[float]:
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8)
     schedule = ScheduleConfig(shape="cosine", peak=1e-3, warmup_steps=5, final_fraction=0.1)
-    measured = []
-    for step in range(steps):
-        places = [order.place(step * SEQUENCES + n) for n in range(SEQUENCES)]
+    measured, first = [], 0
+    sizes = sizes or (SEQUENCES,) * steps
+    for size in sizes:
+        places = [order.place(first + n) for n in range(size)]
         rows = np.stack([sequences.row(place.block, place.row) for place in places]).astype(np.int64)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, schedule)
+            group["lr"] = learning_rate(first / SEQUENCES, sum(sizes) / SEQUENCES, schedule)
         optimizer.zero_grad()
         loss = 0.0
         for tokens in torch.from_numpy(rows).chunk(pieces):
@@ -43,6 +47,7 @@ def plain_losses(shards: Path, steps: int, *, pieces: int = 1) -> list[float]:
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        first += size
         measured.append(loss)
     return measured
 

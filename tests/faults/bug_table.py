@@ -133,7 +133,7 @@ STATE = (
     Bug(
         "loaded weights do not reach the forward pass",
         "pretrain/engine.py",
-        "        fragments.publish_weights(self._zero, self._stage)\n",
+        "        fragments.publish_weights(self._zero, self.stage)\n",
         "",
         _tests("pretrain/test_fragments.py", "the_forward_pass_reads_the_weights_that_were_loaded"),
     ),
@@ -282,8 +282,8 @@ STORY = (
     Bug(
         "the rate is that of the next step",
         "pretrain/loop.py",
-        "learning_rate(run.progress.step, config.steps",
-        "learning_rate(run.progress.step + 1, config.steps",
+        "learning_rate(sizes.in_full(run.progress.step), ",
+        "learning_rate(sizes.in_full(run.progress.step + 1), ",
         _tests("pretrain/test_loop.py", "a_run_reports_validates_and_saves_when_due_and_at_its_last_step"),
     ),
     Bug(

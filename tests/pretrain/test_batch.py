@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.batch import BatchConfig, plan_batch
+from pretrain.batch import BatchConfig, BatchSizes, batch_sizes, plan_batch
 
 SIZES = {
     "tokens": st.integers(1, 2**20),
@@ -68,3 +68,100 @@ def test_zero_is_not_offered_as_a_neighbour():
 def test_a_size_of_zero_is_refused(name: str):
     with pytest.raises(ValueError, match=rf"batch\.{name} must be at least 1, not 0"):
         BatchConfig(**{name: 0})
+
+
+GROWING = {
+    "first": st.integers(1, 12),
+    "times": st.integers(1, 20),  # the full batch holds so many first ones
+    "warmup": st.integers(0, 3000),
+}
+
+
+def walked(sizes: BatchSizes, steps: int) -> list[tuple[int, int]]:
+    """Return (place, size) of the first steps, one after another."""
+    found, place = [], 0
+    for _ in range(steps):
+        found.append((place, sizes.at(place)))
+        place += found[-1][1]
+    return found
+
+
+@given(**GROWING)
+def test_a_batch_grows_by_its_first_size_from_the_first_to_the_full_one(first: int, times: int, warmup: int):
+    sizes = BatchSizes(first * times, first, warmup)
+    found = [sizes.at(place) for place in range(warmup + 1)]
+    assert found == sorted(found)
+    assert set(found) <= {first * number for number in range(1, times + 1)}
+    assert found[-1] == sizes.full
+    if warmup >= times > 1:
+        assert found[0] == first
+        # A straight line: each size but the full one lasts as long as the others, to a sequence.
+        lasts = [found.count(first * number) for number in range(1, times)]
+        assert max(lasts) - min(lasts) <= 1
+
+
+@given(**GROWING, steps=st.integers(0, 60))
+def test_what_steps_consume_is_what_a_walk_over_them_takes(first: int, times: int, warmup: int, steps: int):
+    sizes = BatchSizes(first * times, first, warmup)
+    total = sum(size for _, size in walked(sizes, steps))
+    assert sizes.consumed(steps) == total
+    assert sizes.in_full(steps) == pytest.approx(total / sizes.full)
+    assert sizes.steps(total) == steps
+    if steps:
+        assert sizes.steps(total - walked(sizes, steps)[-1][1] + 1) == steps, "the last one is needed"
+
+
+def test_without_a_warm_up_every_step_is_full_and_counts_as_it_is():
+    plan = plan_batch(BatchConfig(512), sequence_tokens=64, ranks=2)
+    assert [plan.sizes.at(place) for place in (0, 8, 10**9)] == [8, 8, 8]
+    assert plan.sizes.in_full(7) == 7
+    assert isinstance(plan.sizes.in_full(7), int), "so that a rate is the one of that step, to the bit"
+
+
+def test_gpt_3s_warm_up():
+    """From 32k tokens to 0.5M over 4 billion: 16 sizes, in equal shares of the tokens."""
+    sizes = batch_sizes(BatchConfig(524_288, 16, 32_768, 4_000_000_000), 2048)
+    assert (sizes.first, sizes.full) == (16, 256)
+    places = [2048 * 16, 1_000_000_000, 2_000_000_000, 3_990_000_000, 4_000_000_000]
+    assert [sizes.at(place // 2048) * 2048 for place in places] == [
+        32_768,
+        131_072,
+        262_144,
+        491_520,
+        524_288,
+    ]
+
+
+def test_a_growing_batch_has_one_shape_of_forwards():
+    plan = plan_batch(BatchConfig(96 * 64, 8, 12 * 64, 64_000), sequence_tokens=64, ranks=2)
+    assert plan.micro_sequences == 6, "divides 6 of the first batch; 8 would not"
+    assert plan.accumulation == 8
+    assert (plan.first_sequences, plan.warmup_sequences) == (12, 1000)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"warmup_from": 128}, "go together"),
+        ({"warmup_tokens": 1000}, "go together"),
+        ({"warmup_from": 1024, "warmup_tokens": 1000}, "not between 1 and batch.tokens 512"),
+        ({"warmup_from": 0, "warmup_tokens": 1000}, "not between"),
+        ({"warmup_from": 128, "warmup_tokens": -1}, "negative"),
+    ],
+)
+def test_a_warm_up_that_makes_no_sense_is_refused(config: dict[str, int], message: str):
+    with pytest.raises(ValueError, match=message):
+        BatchConfig(512, **config)
+
+
+@pytest.mark.parametrize(
+    ("warmup_from", "message"),
+    [
+        (64, r"warmup_from 64 does not divide among 2 ranks .*; use 128"),
+        (384, r"no multiple .* 384; use 384"),
+    ],
+)
+def test_a_first_batch_that_does_not_factor_is_refused(warmup_from: int, message: str):
+    config = BatchConfig(512, 8, warmup_from, 10_000)
+    with pytest.raises(ValueError, match=message):
+        plan_batch(config, sequence_tokens=64, ranks=2)

@@ -12,7 +12,7 @@ FIXED = {
     "steps",
     "seed",
     "precision",
-    "batch.tokens",
+    *(f"batch.{name}" for name in ("tokens", "warmup_from", "warmup_tokens")),
     "data.sequence_tokens",
     "tokens",
     "data.mix",

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,18 +24,20 @@ from pretrain.model import GPT
 from pretrain.optim import adamw
 
 
-def plain_losses(steps: int, precision: str) -> tuple[list[float], GPT]:
+def plain_losses(
+    steps: int, precision: str, batches: Callable[[int], list[Tensor]] = micro_batches
+) -> tuple[list[float], GPT]:
     """Train with torch alone: accumulate, clip, step."""
     model = fresh_model()
     optimizer = adamw(model.named_parameters(), OPTIM)
     losses = []
     for step in range(steps):
         total = 0.0
-        for tokens in micro_batches(step):
+        for tokens in (parts := batches(step)):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
                 loss = model(tokens[:, :-1], tokens[:, 1:])
-            (loss / PLAN.accumulation).backward()
-            total += loss.item() / PLAN.accumulation
+            (loss / len(parts)).backward()
+            total += loss.item() / len(parts)
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = RATE
@@ -57,6 +60,22 @@ def test_fifty_steps_are_those_of_a_plain_torch_loop(world: World, stage: int):
         torch.testing.assert_close(
             state[f"weight/{name}"], parameter.detach().flatten(), rtol=1e-3, atol=1e-4
         )
+
+
+def growing(step: int) -> list[Tensor]:
+    """One micro-batch, then two, then three: no step's number of them divides all that went before."""
+    found = micro_batches(step) + micro_batches(1000 + step)
+    return found[: 1 + min(2, step // 3)]
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_growing_batch_is_accumulated_as_a_plain_torch_loop_does(world: World, stage: int):
+    expected, _ = plain_losses(12, "fp32", growing)
+    ours = engine(world, stage=stage)
+    found = [float(ours.train_step(growing(step), RATE).loss) for step in range(12)]
+    assert ours.forward_seconds() > 0
+    ours.close()
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", range(4))

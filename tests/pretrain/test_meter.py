@@ -9,9 +9,7 @@ from pretrain.engine import StepResult
 from pretrain.meter import Meter, Scale
 from pretrain.stream.data import Batch
 
-SCALE = Scale(
-    tokens_per_step=1000, total_steps=100, parameters=50, flops_per_token=300.0, peak_flops=1e6, clip_norm=2.5
-)
+SCALE = Scale(parameters=50, flops_per_token=300.0, peak_flops=1e6, clip_norm=2.5)
 
 
 @pytest.fixture
@@ -38,10 +36,10 @@ def test_a_report_is_the_mean_loss_and_the_rates_of_the_steps_since_the_last_one
     meter = Meter(SCALE, world)
     meter.resume()
     for loss, norm in ((5.0, 3.0), (4.0, 2.0)):
-        meter.add(result(loss, norm=norm), batch(waited=0.25), 1e-3)
+        meter.add(result(loss, norm=norm), batch(waited=0.25), 1e-3, tokens=1000)
         clock[0] += 2.0
     assert meter.pause() == pytest.approx(4.0)
-    found = meter.report(Progress(step=40, tokens=40_000))
+    found = meter.report(Progress(step=40, tokens=40_000), tokens_to_go=60_000)
     assert found["train/loss"] == pytest.approx(4.5)
     assert found["optim/grad_norm"] == 2.0, "the last step's"
     assert found["optim/grad_norm_max"] == 3.0
@@ -60,25 +58,25 @@ def test_a_report_is_the_mean_loss_and_the_rates_of_the_steps_since_the_last_one
 def test_what_lies_between_pause_and_resume_does_not_count(world: World, clock: list[float]):
     meter = Meter(SCALE, world)
     meter.resume()
-    meter.add(result(1.0), batch(), 1e-3)
+    meter.add(result(1.0), batch(), 1e-3, tokens=1000)
     clock[0] += 1.0
     meter.pause()
     clock[0] += 50.0  # a validation
     meter.resume()
-    meter.add(result(1.0), batch(), 1e-3)
+    meter.add(result(1.0), batch(), 1e-3, tokens=1000)
     clock[0] += 1.0
     meter.pause()
-    assert meter.report(Progress())["perf/step_s"] == pytest.approx(1.0)
+    assert meter.report(Progress(), tokens_to_go=60_000)["perf/step_s"] == pytest.approx(1.0)
 
 
 def test_a_report_begins_anew_but_for_the_skipped_steps(world: World, clock: list[float]):
     meter = Meter(SCALE, world)
     for loss, skipped, epoch in ((9.0, True, 0), (3.0, False, 1)):
         meter.resume()
-        meter.add(result(loss, skipped=skipped), batch(waited=1.0 - epoch, epoch=epoch), 1e-3)
+        meter.add(result(loss, skipped=skipped), batch(waited=1.0 - epoch, epoch=epoch), 1e-3, tokens=1000)
         clock[0] += 1.0
         meter.pause()
-        found = meter.report(Progress())
+        found = meter.report(Progress(), tokens_to_go=60_000)
     assert found["train/loss"] == 3.0
     assert found["perf/step_s"] == pytest.approx(1.0)
     assert found["perf/data_wait_s"] == 0.0
@@ -89,21 +87,21 @@ def test_a_report_begins_anew_but_for_the_skipped_steps(world: World, clock: lis
 def test_taking_in_a_step_does_not_wait_for_the_device(world: World):
     """A tensor without data, as one whose kernel has not run yet: reading it would fail."""
     meta = torch.empty((), device="meta")
-    Meter(SCALE, world).add(StepResult(meta, meta, meta), batch(), 1e-3)
+    Meter(SCALE, world).add(StepResult(meta, meta, meta), batch(), 1e-3, tokens=1000)
 
 
 def test_goodput_is_the_share_of_the_runs_life_that_was_training(world: World, clock: list[float]):
     meter = Meter(SCALE, world)
-    meter.add(result(1.0), batch(), 1e-3)
+    meter.add(result(1.0), batch(), 1e-3, tokens=1000)
     clock[0] += 1.0
     meter.pause()
-    found = meter.report(Progress(productive_seconds=50.0, began_at=time.time() - 100))
+    found = meter.report(Progress(productive_seconds=50.0, began_at=time.time() - 100), tokens_to_go=60_000)
     assert found["time/goodput"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_report_without_a_step_is_a_bug_of_ours(world: World):
     with pytest.raises(AssertionError, match="needs a step"):
-        Meter(SCALE, world).report(Progress())
+        Meter(SCALE, world).report(Progress(), tokens_to_go=60_000)
 
 
 def test_percentiles_are_of_single_steps_and_leave_out_what_lies_between(world: World, clock: list[float]):
@@ -115,9 +113,9 @@ def test_percentiles_are_of_single_steps_and_leave_out_what_lies_between(world: 
             clock[0] += 100.0  # a save
             meter.resume()
         clock[0] += 9.0 if number == 7 else 1.0
-        meter.add(result(1.0), batch(), 1e-3)
+        meter.add(result(1.0), batch(), 1e-3, tokens=1000)
     meter.pause()
-    found = meter.report(Progress())
+    found = meter.report(Progress(), tokens_to_go=60_000)
     assert (found["perf/step_s_p50"], found["perf/step_s_p95"]) == (1.0, 1.0)
     assert found["perf/step_s"] == pytest.approx(28 / 20)
     assert found["perf/tokens_per_s"] == pytest.approx(20_000 / 28)
@@ -128,9 +126,9 @@ def test_a_norm_that_is_not_finite_hides_no_other(world: World, clock: list[floa
     meter = Meter(SCALE, world)
     meter.resume()
     for norm in (3.0, float("inf"), 1.0):
-        meter.add(result(1.0, norm=norm), batch(), 1e-3)
+        meter.add(result(1.0, norm=norm), batch(), 1e-3, tokens=1000)
         clock[0] += 1.0
     meter.pause()
-    found = meter.report(Progress())
+    found = meter.report(Progress(), tokens_to_go=60_000)
     assert found["optim/grad_norm_max"] == 3.0
     assert found["optim/clipped_frac"] == pytest.approx(1 / 3)

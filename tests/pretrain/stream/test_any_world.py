@@ -1,6 +1,8 @@
 """What batch k contains depends on nothing but the seed, the data and the lanes."""
 
 import random
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 import torch
 from made_data import CPU, T, made, opened, run
 
-from data_prep.shards import Index, parse_index, read_index
-from pretrain.batch import BatchPlan
+from data_prep.shards import Index, Shard, parse_index, read_index
+from pretrain.batch import BatchPlan, BatchSizes
+from pretrain.stream.blocks import Blocks
 from pretrain.stream.data import Batches
 from pretrain.stream.mixing import MixtureWalk
 from pretrain.stream.sources import DataConfig, MixSource
@@ -99,6 +102,52 @@ def test_a_batch_of_another_size_goes_on_where_the_old_one_ended(plain: DataConf
             source.close()
         told = np.concatenate([np.concatenate(step) for step in zip(*parts, strict=True)])
         assert np.array_equal(told, stream[240 : 240 + 5 * size]), size
+
+
+def test_a_growing_batch_takes_the_same_sequences_one_after_another(plain: DataConfig):
+    straight, _ = run(plain, 24, ranks=1, rank=0, micro=8, steps=20)
+    stream = np.concatenate(straight)
+    sizes = BatchSizes(24, 4, 100)
+    starts = [0]
+    for _ in range(16):
+        starts.append(starts[-1] + sizes.at(starts[-1]))
+    assert len({b - a for a, b in pairwise(starts)}) == 6, "all sizes come"
+    for ranks in (1, 2, 4):
+        plan = BatchPlan(24, ranks, 24 // ranks, 1, 4, 100)
+        parts = []
+        for rank in range(ranks):
+            sources, mixture = opened(plain, 24)
+            ahead = Eager(sources[0].blocks)
+            sources[0].blocks = ahead
+            source = Batches(sources, mixture, plan=plan, rank=rank, first_sequence=0, prefetch=2, device=CPU)
+            parts.append([torch.cat(next(source).micro_batches).numpy() for _ in range(16)])
+            source.close()
+            assert ahead.unexpected == [], "each block is asked for before it is read"
+        for step, (begin, end) in enumerate(pairwise(starts)):
+            told = np.concatenate([shares[step] for shares in parts])
+            assert np.array_equal(told, stream[begin:end]), (ranks, step)
+
+
+class Eager:
+    """Blocks that come from afar, as far as the reader knows."""
+
+    looks_ahead = True
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self._expected: set[tuple[str, int]] = set()
+        self.unexpected: list[tuple[str, int]] = []
+
+    def expect(self, wanted: Sequence[tuple[Shard, int]]) -> None:
+        self._expected |= {(shard.name, number) for shard, number in wanted}
+
+    def read(self, shard: Shard, number: int, into: np.ndarray) -> None:
+        if (shard.name, number) not in self._expected:
+            self.unexpected.append((shard.name, number))
+        self._blocks.read(shard, number, into)
+
+    def close(self) -> None:
+        self._blocks.close()
 
 
 def hostile(chance: random.Random) -> tuple[list[list[int]], int, int, int]:
