@@ -38,8 +38,8 @@ TRAINING = (
     Bug(
         "a remainder of the batch is dropped",
         "pretrain/batch.py",
-        "    if config.tokens % share:",
-        "    if config.tokens < share:",
+        "        if tokens % share:",
+        "        if tokens < share:",
         _tests(
             "pretrain/test_batch.py", "a_batch_is_cut_without_a_remainder_or_refused_with_sizes_that_work"
         ),
@@ -206,8 +206,8 @@ STREAM = (
     Bug(
         "every rank reads the first rank's share",
         "pretrain/stream/data.py",
-        "self._rank * share",
-        "0 * share",
+        "        first += self._rank * share",
+        "        first += 0 * share",
         _tests("pretrain/stream/test_data.py", "a_batch_is_the_same_on_any_number_of_ranks"),
     ),
     Bug(
@@ -400,8 +400,8 @@ DOORS = (
     Bug(
         "the overlap token of a block is missing",
         "data_prep/packing.py",
-        "tokens[start : start + block_tokens + 1]",
-        "tokens[start : start + block_tokens]",
+        "min(block_tokens, tokens - start) + 1]",
+        "min(block_tokens, tokens - start)]",
         _tests("data_prep/test_packing.py", "blocks_hold_every_token_once_and_the_first_of_the_next"),
     ),
     Bug(

@@ -15,7 +15,11 @@ from pretrain.engine import Engine
 from pretrain.step.attention import choose_attention
 from pretrain.step.readback import Readback
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # Dynamo looks at the .grad of what it traces, leaf or not.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 
 
 def trained(ours: Engine, world: World, steps: int, *, first: int = 0) -> list[float]:
