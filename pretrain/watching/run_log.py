@@ -17,8 +17,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import lt
+from itertools import groupby, islice
+from operator import itemgetter, lt
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -83,15 +83,15 @@ class RunLog:
             yield {"step": step, **{name: value for name, value in row.items() if not math.isnan(value)}}
 
     def _add_lines(self, lines: Sequence[bytes]) -> None:
-        parsed = ((line, _parsed(line)) for line in lines)
-        for names, stretch in groupby(parsed, key=lambda pair: tuple(pair[1] or ())):
-            first, *others = stretch
-            self._add_line(*first)  # which may begin an attempt, or name a metric for the first time
-            if others and not self._add_alike(names, [row for _, row in others]):
-                for line, row in others:
+        unread = iter(lines)
+        for _, stretch in groupby(_parsed(lines), key=len):
+            rows = list(stretch)
+            read = list(islice(unread, len(rows)))
+            if self._add_alike(rows):
+                self.bytes_read += sum(map(len, read))
+            else:
+                for line, row in zip(read, rows, strict=True):
                     self._add_line(line, row)
-            elif others:
-                self.bytes_read += sum(len(line) for line, _ in others)
 
     def _add_line(self, line: bytes, parsed: Any) -> None:
         try:
@@ -128,28 +128,37 @@ class RunLog:
                 values.extend([math.nan] * (len(self.steps) - len(values)))
                 values[-1] = value if isinstance(value, (int, float)) else math.nan
 
-    def _add_alike(self, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> bool:
-        """Add rows that name what the row before them named, as most do: in a sixth of the time.
+    def _add_alike(self, rows: Sequence[dict[str, Any]]) -> bool:
+        """Add rows that name the same metrics, as most do: in a fifth of the time.
 
-        Returns False, with nothing added, for rows that are not just the next steps of this attempt, or
-        not all numbers.
+        The rows have as many names each. Returns False, with nothing added, for rows that do not name the
+        same, are not just the next steps of this attempt, or not all numbers.
         """
+        names = rows[0]
         try:
-            columns = dict(zip(names, zip(*map(dict.values, rows), strict=True), strict=True))
+            # Of as many names, a row that has all of the first one's has no other.
+            columns = dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
             steps = array("q", columns.pop("step"))
             values = {name: array("d", column) for name, column in columns.items()}
-        except (TypeError, KeyError, OverflowError):  # a text, such as "nan"; an event
+        except (TypeError, KeyError, ValueError, OverflowError):  # a text, such as "nan"; an event
             return False
         ascending = all(map(lt, [self.steps[-1] if self.steps else -1, *steps], steps))
         if not ascending or set(columns.get("attempt", ())) != {self.attempt} or "time" not in columns:
             return False
-        if any(len(self.columns.get(name, ())) < len(self.steps) for name in values):
-            return False  # the row before them had no number there
+        if not {"event", "alert"}.isdisjoint(columns):
+            return False
+        self._add_columns(values, len(self.steps))
         self.steps.extend(steps)
-        self.last_time = values["time"][-1]
-        for name, column in values.items():
-            self.columns[name].extend(column)
         return True
+
+    def _add_columns(self, values: "dict[str, array[float]]", rows_before: int) -> None:
+        times = values["time"]
+        self.first_time = times[0] if math.isnan(self.first_time) else self.first_time
+        self.last_time = times[-1]
+        for name, column in values.items():
+            known = self.columns.setdefault(name, array("d"))
+            known.extend([math.nan] * (rows_before - len(known)))
+            known.extend(column)
 
     def _forget_from(self, step: int) -> None:
         """Drop the rows from `step` on: the run went back there and does them again."""
@@ -159,15 +168,23 @@ class RunLog:
             del values[keep:]
 
 
-def _parsed(line: bytes) -> Any:
-    """Return the JSON object of a line, or None if it is none."""
+def _parsed(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Return the JSON objects of lines, an empty one for a line that is none."""
+    with suppress(ValueError):
+        found = list(map(orjson.loads, lines))
+        if set(map(type, found)) <= {dict}:
+            return found
+    return [_parsed_line(line) for line in lines]
+
+
+def _parsed_line(line: bytes) -> dict[str, Any]:
     found = None
     try:
         found = orjson.loads(line)
     except ValueError:
         with suppress(ValueError):  # Python's own reader takes file names that are not UTF-8
             found = json.loads(line)
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _is_number(value: Any) -> bool:
