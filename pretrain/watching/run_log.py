@@ -96,7 +96,7 @@ class RunLog:
     def _add_line(self, line: bytes, parsed: Any) -> None:
         try:
             self._add(parsed)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             text = line[:60].decode(errors="replace").rstrip("\n")
             path = self.run_dir / FILE_NAME
             raise CorruptError(f"{path}: the line '{text}' is not one of this format") from error

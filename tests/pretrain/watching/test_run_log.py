@@ -70,10 +70,11 @@ def test_rows_read_in_stretches_are_those_read_line_by_line(seed: int, tmp_path:
     assert len(line_by_line.steps) > 100
 
 
-def test_a_bad_line_within_a_stretch_keeps_the_rows_before_it(tmp_path: Path):
+@pytest.mark.parametrize("step", ["[]", '"x"', "Infinity", "1e400", str(2**70), "null"])
+def test_a_bad_line_within_a_stretch_keeps_the_rows_before_it(step: str, tmp_path: Path):
     rows = [json.dumps({"attempt": 0, "time": 1.0, "step": step}) + "\n" for step in range(1, 9)]
     (tmp_path / FILE_NAME).write_text(
-        "".join([*rows[:5], '{"attempt": 0, "time": 1, "step": []}\n', *rows[5:]])
+        "".join([*rows[:5], f'{{"attempt": 0, "time": 1, "step": {step}}}\n', *rows[5:]])
     )
     run = RunLog(tmp_path)
     with pytest.raises(CorruptError, match="is not one of this format"):
