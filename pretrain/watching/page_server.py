@@ -13,7 +13,7 @@ from pathlib import Path
 from conf.exits import ConfigError
 from pretrain.watching.metrics_log import FILE_NAME
 from pretrain.watching.run_log import RunLog, Updated, outcome, reading_ahead, updated
-from pretrain.watching.run_page import data_text, page
+from pretrain.watching.run_page import Curves, data_text, page
 
 PORT = 8765
 _MORE_PORTS = 20
@@ -34,6 +34,7 @@ class LiveRuns:
         self._complaints: set[str] = set()
         self._data = ("", "")
         self._under_way: dict[Path, Future[Updated]] = {}
+        self._curves = Curves()
 
     def read_ahead(self) -> None:
         """Begin to read long records, before there are threads; a page shows what has been read."""
@@ -43,7 +44,8 @@ class LiveRuns:
     def page(self) -> str:
         """Return the whole page with what is known now."""
         with self._lock:
-            return page(self._updated(), live=True, reading=len(self._under_way))
+            runs = self._updated()
+            return page(runs, live=True, reading=len(self._under_way), curves=self._curves)
 
     def updated(self) -> list[RunLog]:
         """Return the runs, with what they have logged by now."""
@@ -59,7 +61,8 @@ class LiveRuns:
             if tag == known_tag:
                 return tag, None
             if self._data[0] != tag:
-                self._data = (tag, data_text(runs, live=True, reading=len(self._under_way)))
+                text = data_text(runs, live=True, reading=len(self._under_way), curves=self._curves)
+                self._data = (tag, text)
             return self._data
 
     def _updated(self) -> list[RunLog]:

@@ -30,12 +30,29 @@ _DIGITS = 6
 _DENSE = 0.5
 
 
-def page(runs: Sequence[RunLog], *, live: bool, reading: int = 0) -> str:
+class Curves:
+    """The curves of runs as JSON, made once for each state of a run: they are most of the work."""
+
+    def __init__(self):
+        self._made: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+    def text(self, run: RunLog, points: int) -> str:
+        """Return the axes, curves and attempts of a run as a JSON object."""
+        state = (run.bytes_read, points)
+        if self._made.get(run.run_dir, (None,))[0] != state:
+            axes, curves = _curves(run, points)
+            made = _json({"axes": axes, "curves": curves, "attempts": _attempts(run)})
+            self._made[run.run_dir] = (state, made)
+        return self._made[run.run_dir][1]
+
+
+def page(runs: Sequence[RunLog], *, live: bool, reading: int = 0, curves: Curves | None = None) -> str:
     """Return the page for `runs`; a live one asks its server for news every few seconds.
 
-    `reading` is how many more runs will be on it when their records have been read.
+    `reading` is how many more runs will be on it when their records have been read. `curves` remembers
+    from page to page.
     """
-    data = data_text(runs, live=live, reading=reading)
+    data = data_text(runs, live=live, reading=reading, curves=curves)
     parts = {
         "STYLE": (_FILES / "page.css").read_text(),
         "PLOTLY": get_plotlyjs(),
@@ -47,10 +64,10 @@ def page(runs: Sequence[RunLog], *, live: bool, reading: int = 0) -> str:
     return re.sub(r"{{(\w+)}}", lambda place: parts[place[1]], template)  # once: data may hold braces too
 
 
-def data_text(runs: Sequence[RunLog], *, live: bool, reading: int = 0) -> str:
+def data_text(runs: Sequence[RunLog], *, live: bool, reading: int = 0, curves: Curves | None = None) -> str:
     """Return the page's data as JSON: the table of panels, and per run its standing and its curves."""
     now = time.time()
-    names = _unique_names(runs)
+    curves = curves or Curves()
     points = _MOST_POINTS if len(runs) < _MANY else _MOST_POINTS_OF_MANY
     data = {
         "live": live,
@@ -58,9 +75,10 @@ def data_text(runs: Sequence[RunLog], *, live: bool, reading: int = 0) -> str:
         "made_at": now,
         "sections": [asdict(section) for section in SECTIONS],
         "references": _references(runs),
-        "runs": [_run(run, name, now, points) for run, name in zip(runs, names, strict=True)],
     }
-    return json.dumps(data, allow_nan=False, separators=(",", ":"))
+    named = zip(runs, _unique_names(runs), strict=True)
+    texts = [_one_object(_json(_standing(run, name, now)), curves.text(run, points)) for run, name in named]
+    return _one_object(_json(data), f'{{"runs":[{",".join(texts)}]}}')
 
 
 def _references(runs: Sequence[RunLog]) -> dict[str, Any]:
@@ -74,19 +92,24 @@ def _references(runs: Sequence[RunLog]) -> dict[str, Any]:
     return found
 
 
-def _run(run: RunLog, name: str, now: float, points: int) -> dict[str, Any]:
-    axes, curves = _curves(run, points)
+def _standing(run: RunLog, name: str, now: float) -> dict[str, Any]:
     return {
         "name": name,
         "summary": as_json(summary(run, now)),
         "settings": settings(run),
         "reference": settings(run).get("reference"),
-        "axes": axes,
-        "curves": curves,
-        "attempts": _attempts(run),
         "events": [_finite(event) for event in run.events if event["event"] != "started"][-_MOST_EVENTS:],
         "alerts": [_finite(alert) for alert in run.alerts][-_MOST_EVENTS:],
     }
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, allow_nan=False, separators=(",", ":"))
+
+
+def _one_object(first: str, second: str) -> str:
+    """Return the JSON object that has all that two others have, neither of them empty."""
+    return f"{first[:-1]},{second[1:]}"
 
 
 def _curves(run: RunLog, points: int) -> tuple[dict[str, Any], dict[str, Any]]:
