@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice
+from multiprocessing.sharedctypes import Synchronized
 from operator import itemgetter, lt
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,6 +52,7 @@ class RunLog:
     first_time: float = math.nan
     last_time: float = math.nan
     bytes_read: int = 0  # of the file: what tells one state of the run from another
+    sketched: bool = False  # holds some rows only, until the whole record is read; has no more to say
 
     def update(self) -> bool:
         """Read the lines added since the last call; return whether there were any.
@@ -69,6 +71,18 @@ class RunLog:
         except FileNotFoundError as error:
             raise DatasetError(f"{path} does not exist: the run has logged nothing yet") from error
         return self.bytes_read > before
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Add a line. Raises ValueError, TypeError, KeyError or OverflowError for one of no such format."""
+        moment = float(line["time"])
+        self.first_time = moment if math.isnan(self.first_time) else self.first_time
+        self.last_time = moment
+        if "event" in line:
+            self.events.append(line)
+        elif "alert" in line:
+            self.alerts.append(line)
+        else:
+            self._add_row(line)
 
     def column(self, name: str) -> "array[float]":
         """Return the values of a metric, one per step; all NaN if it was never logged."""
@@ -95,23 +109,12 @@ class RunLog:
 
     def _add_line(self, line: bytes, parsed: Any) -> None:
         try:
-            self._add(parsed)
+            self.add(parsed)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             text = line[:60].decode(errors="replace").rstrip("\n")
             path = self.run_dir / FILE_NAME
             raise CorruptError(f"{path}: the line '{text}' is not one of this format") from error
         self.bytes_read += len(line)
-
-    def _add(self, line: dict[str, Any]) -> None:
-        moment = float(line["time"])
-        self.first_time = moment if math.isnan(self.first_time) else self.first_time
-        self.last_time = moment
-        if "event" in line:
-            self.events.append(line)
-        elif "alert" in line:
-            self.alerts.append(line)
-        else:
-            self._add_row(line)
 
     def _add_row(self, row: dict[str, Any]) -> None:
         step, attempt = int(row["step"]), int(row["attempt"])
@@ -174,10 +177,11 @@ def _parsed(lines: Sequence[bytes]) -> list[dict[str, Any]]:
         found = list(map(orjson.loads, lines))
         if set(map(type, found)) <= {dict}:
             return found
-    return [_parsed_line(line) for line in lines]
+    return [parsed_line(line) for line in lines]
 
 
-def _parsed_line(line: bytes) -> dict[str, Any]:
+def parsed_line(line: bytes) -> dict[str, Any]:
+    """Return the JSON object of a line, an empty one if it is none."""
     found = None
     try:
         found = orjson.loads(line)
@@ -214,24 +218,37 @@ def read_runs(run_dirs: Sequence[Path]) -> list[RunLog]:
 
 def updated(runs: Sequence[RunLog]) -> list[Updated]:
     """Return the runs with all they have logged by now, each with what was wrong with its record."""
-    under_way = reading_ahead(runs)
+    under_way = reading_ahead(runs) if _workers(runs) > 1 else []
     return [outcome(each) for each in under_way] if under_way else [_updated(run) for run in runs]
 
 
-def reading_ahead(runs: Sequence[RunLog]) -> "list[Future[Updated]]":
+def reading_ahead(runs: Sequence[RunLog], *, niceness: int = 0) -> "list[Future[Updated]]":
     """Begin to update the runs in as many processes as there are cores; return what will be their outcomes.
 
-    Returns nothing, and does nothing, where that costs more than it saves, or other threads run here.
+    All but the first process are nicer by `niceness`. Returns nothing, and does nothing, where that costs
+    more than it saves, or other threads run here.
     """
     unread = sum(_size(run) - run.bytes_read for run in runs)
-    workers = min(len(runs), len(os.sched_getaffinity(0)))
-    if workers < 2 or unread < _BYTES_FOR_PROCESSES or threading.active_count() > 1:
+    if unread < _BYTES_FOR_PROCESSES or threading.active_count() > 1:
         return []
-    fork, deaf = multiprocessing.get_context("fork"), (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(workers, fork, initializer=signal.signal, initargs=deaf)
+    fork = multiprocessing.get_context("fork")
+    prepared = (fork.Value("i", 0), niceness)
+    pool = ProcessPoolExecutor(_workers(runs), fork, initializer=_begin_to_read, initargs=prepared)
     under_way = [pool.submit(_updated, run) for run in runs]
     pool.shutdown(wait=False)  # when all is read
     return under_way
+
+
+def _workers(runs: Sequence[RunLog]) -> int:
+    return min(len(runs), len(os.sched_getaffinity(0)))
+
+
+def _begin_to_read(begun: "Synchronized[int]", niceness: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who waits for this process ends it
+    with begun.get_lock():
+        begun.value += 1
+        is_first = begun.value == 1
+    os.nice(0 if is_first else niceness)
 
 
 def outcome(read: "Future[Updated]") -> Updated:

@@ -49,8 +49,7 @@ class Curves:
 def page(runs: Sequence[RunLog], *, live: bool, reading: int = 0, curves: Curves | None = None) -> str:
     """Return the page for `runs`; a live one asks its server for news every few seconds.
 
-    `reading` is how many more runs will be on it when their records have been read. `curves` remembers
-    from page to page.
+    `reading` is how many of the runs are still being read. `curves` remembers from page to page.
     """
     data = data_text(runs, live=live, reading=reading, curves=curves)
     parts = {

@@ -25,7 +25,7 @@ class Summary:
     detail: str
     step: int | None
     total_steps: int | None
-    attempts: int
+    attempts: int  # 0 until the record has been read
     wall_seconds: float
     last_time: float | None
     figures: dict[str, float | None]
@@ -34,7 +34,9 @@ class Summary:
 
 
 def summary(run: RunLog, now: float) -> Summary:
-    """Return where `run` stands at unix time `now`."""
+    """Return where `run` stands at unix time `now`; of a sketched one, that it is being read."""
+    if run.sketched:
+        return Summary("reading", "", None, None, 0, 0.0, None, {}, {}, "")
     state, detail = _state(run, now)
     wall_seconds = 0.0 if math.isnan(run.first_time) else run.last_time - run.first_time
     seconds = wall_time_split(run, wall_seconds)

@@ -25,7 +25,7 @@ function tiles(run) {
     tile("MFU", percent(figure("perf/mfu")), note(waiting, `data wait ${percent(waiting)}`)),
     tile("Goodput", percent(figure("time/goodput")), summary.wall_seconds > 0 ? `of ${duration(summary.wall_seconds)}` : ""),
     tile(ended ? "Took" : "Time to go", ended ? duration(summary.wall_seconds) : eta === null ? MISSING : duration(eta * 3600),
-      summary.attempts > 1 ? `${summary.attempts} attempts` : "1 attempt"));
+      note(summary.attempts || null, summary.attempts > 1 ? `${summary.attempts} attempts` : "1 attempt")));
 }
 
 // How far a validation loss is from the published one at the same number of tokens; "" if there is none.
@@ -46,7 +46,7 @@ function comparison(runs) {
     const name = element("td", { class: "name", title: run.name }, element("span", { class: "dot", style: { "--run": colorOf(run) } }), run.name);
     const cells = [`${whole(summary.step)}${summary.total_steps ? ` / ${whole(summary.total_steps)}` : ""}`, number(figure("tokens")),
       figure("train/loss")?.toFixed(3) ?? MISSING, figure("val/loss")?.toFixed(3) ?? MISSING, number(figure("perf/tokens_per_s")),
-      percent(figure("perf/mfu")), percent(figure("time/goodput")), eta === null ? MISSING : duration(eta * 3600), whole(summary.attempts)];
+      percent(figure("perf/mfu")), percent(figure("time/goodput")), eta === null ? MISSING : duration(eta * 3600), whole(summary.attempts || null)];
     return element("tr", {}, name, element("td", {}, pill(summary, true)), ...cells.map((text) => element("td", { text })), element("td", { class: "time" }, stack(run)));
   });
   const head = element("tr", {}, ...titles.map((text) => element("th", { text })));

@@ -1,6 +1,6 @@
 // What the page shows now: its state, its controls, and fresh data while the run is live.
 
-const REFRESH_SECONDS = 5, READING_SECONDS = 0.5;
+const REFRESH_SECONDS = 5, READING_SECONDS = 1;
 const byId = (id) => document.getElementById(id);
 const state = { axis: "step", smoothing: 0.6, log: false, filter: "", range: null, hidden: new Set() };
 let data = JSON.parse(byId("data").textContent);
@@ -46,16 +46,16 @@ function arrange() {
 }
 
 function emptyNote() {
-  const [title, text] = data.reading && !data.runs.length ? ["The records are being read", "The runs will appear here."]
-    : !shownRuns().length ? ["No run is chosen", "Choose one above."]
+  const [title, text] = data.runs.length && !shownRuns().length ? ["No run is chosen", "Choose one above."]
     : state.filter ? ["No metric fits the filter", "Clear the field above to see them all."]
+    : data.reading ? ["The records are being read", "The runs will appear here."]
     : ["No step has been reported yet", live ? "This page looks for news every few seconds." : "Make the page again when the run has taken its first steps."];
   return element("div", { class: "card empty" }, element("b", { text: title }), text);
 }
 
 function showHead() {
   const shown = shownRuns(), one = data.runs.length === 1 && !data.reading ? data.runs[0] : null;
-  byId("title").textContent = one ? one.name : `${data.runs.length} run${data.runs.length === 1 ? "" : "s"}${data.reading ? `, ${data.reading} more being read` : ""}`;
+  byId("title").textContent = one ? one.name : `${data.runs.length} run${data.runs.length === 1 ? "" : "s"}${data.reading ? `, ${data.reading} still being read` : ""}`;
   byId("title").title = byId("title").textContent;
   document.title = one ? `${one.name}: ${one.summary.state}` : `${data.runs.length} runs`;
   byId("state").replaceChildren(...(one ? [pill(one.summary)] : []));

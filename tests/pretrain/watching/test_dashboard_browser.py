@@ -13,6 +13,7 @@ from pretrain.dashboard import exported
 from pretrain.watching.metrics_log import MetricsLog
 from pretrain.watching.page_server import LiveRuns, run_directories, server
 from pretrain.watching.run_log import read_run
+from pretrain.watching.run_sketch import sketch
 
 pytestmark = [
     pytest.mark.slow,
@@ -160,18 +161,25 @@ def test_a_run_in_its_first_seconds_has_a_page(steps: int, browser: Browser, tmp
     assert browser.complaints == []
 
 
-def test_a_page_opens_while_records_are_still_being_read(browser: Browser, tmp_path: Path):
+def test_a_page_shows_sketches_while_records_are_still_being_read(browser: Browser, tmp_path: Path):
     quick, long = make_run(tmp_path / "a", last=100), make_run(tmp_path / "b", last=50)
     live, being_read = LiveRuns(lambda: [quick, long]), Future()
-    live._under_way = {long: being_read}
+    live._under_way, live._sketches = {long: being_read}, {long: sketch(long)}
+    states = "[...document.querySelectorAll('#figures .pill')].map((pill) => pill.innerText)"
     with server(live, 0) as web:
         threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         browser.open(f"http://127.0.0.1:{web.server_port}/")
         browser.wait_for(DRAWN)
-        assert text_of(browser, "#title") == "1 run, 1 more being read"
+        assert text_of(browser, "#title") == "2 runs, 1 still being read"
+        assert browser.value(states) == ["stopped", "reading"]
+        assert browser.value("cards.get('train/loss').curves.map(({ x }) => x.at(-1))") == [100, 50]
+        browser.value("document.querySelector('.chip').click()")  # the sketch alone
+        assert "1 attempt" not in text_of(browser, "#figures")
+        browser.value("document.querySelector('.chip').click()")
         being_read.set_result((read_run(long), None))
-        browser.wait_for("document.querySelectorAll('.chip').length === 2")
+        browser.wait_for("data.reading === 0")
         assert text_of(browser, "#title") == "2 runs"
+        assert browser.value(states) == ["stopped", "stopped"]
         web.shutdown()
     assert browser.complaints == []
 
