@@ -5,7 +5,8 @@ usage: python benchmarks/page_opening.py [RUNS] [ROWS]      (10 runs of 100,000 
 The runs are made up: 24 metrics a row. Reading is told in seconds and in CPU seconds of all processes that
 read, making in CPU seconds; opening is what headless Chromium says of itself: the CPU seconds of its main
 thread until the page has run its scripts. Then the dashboard serves the same runs, whose records it has not
-read: seconds from its start to its address, and from there to a page, to curves, and to all the runs.
+read: seconds from its start to its address, to a page, to curves, to curves of all runs (sketches, most of
+them), and to all that the records say; and the CPU seconds that it took until then.
 """
 
 import json
@@ -61,24 +62,24 @@ def _cpu_seconds() -> float:
 
 def served(folder: Path, runs: int, browser: Any) -> dict[str, float]:
     """Return the seconds that a person waits for who starts the dashboard and opens its page."""
-    moments = [time.monotonic()]
+    began, began_cpu = time.monotonic(), _cpu_seconds()
     command = [sys.executable, "-m", "pretrain.dashboard", f"runs={folder}", "port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = server.stdout.readline().split()[0]
-        moments.append(time.monotonic())
+        moments = {"served_address_s": time.monotonic()}
         browser.send("Page.navigate", url=address)
-        for condition in (
-            "(document.getElementById('title')?.textContent ?? '') !== ''",
-            "document.querySelectorAll('.panel .main-svg').length >= 6",
-            f"document.querySelectorAll('.chip').length === {runs}",
-        ):
+        for name, condition in {
+            "served_page_s": "(document.getElementById('title')?.textContent ?? '') !== ''",
+            "served_curves_s": "document.querySelectorAll('.panel .main-svg').length >= 6",
+            "served_all_drawn_s": f"[...cards.values()][0].curves.length === {runs}",
+            "served_all_read_s": f"data.runs.length === {runs} && data.reading === 0",
+        }.items():
             browser.wait_for(condition, 300)
-            moments.append(time.monotonic())
+            moments[name] = time.monotonic()
         server.terminate()
-    names = ("served_address_s", "served_page_s", "served_curves_s", "served_all_runs_s")
-    begins = (moments[0], moments[1], moments[1], moments[1])
-    return {name: round(end - begin, 2) for name, begin, end in zip(names, begins, moments[1:], strict=True)}
+    seconds = {name: round(moment - began, 2) for name, moment in moments.items()}
+    return {**seconds, "served_cpu_s": round(_cpu_seconds() - began_cpu, 2)}
 
 
 def main(runs: int, rows: int) -> None:
