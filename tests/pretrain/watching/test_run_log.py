@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -111,6 +112,30 @@ def test_runs_that_are_read_ahead_appear_as_they_are_read(tmp_path: Path, monkey
     with (paths[1] / FILE_NAME).open("a") as file:
         file.write('{"attempt": 9, "time": 1.0, "step": 10000}\n')
     assert live.updated()[1].steps[-1] == 10000
+
+
+def test_one_run_is_read_ahead_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (path,) = three_runs(tmp_path)[:1]
+    several_processes(monkeypatch)
+    live = LiveRuns(lambda: [path])
+    live.read_ahead()
+    assert list(live._under_way) == list(live._sketches) == [path]  # the page need not wait for it
+    live._under_way[path].result(timeout=60)
+    assert str(told(live.updated()[0])) == str(told(read_run(path)))
+
+
+def test_a_run_that_vanishes_while_it_is_read_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    paths = three_runs(tmp_path)
+    several_processes(monkeypatch)
+    live = LiveRuns(lambda: paths)
+    live.read_ahead()
+    shutil.rmtree(paths.pop())
+    for read in live._under_way.values():
+        read.exception(timeout=60)
+    data = json.loads(str(live.data("")[1]))
+    assert ([run["name"] for run in data["runs"]], data["reading"]) == (["0", "1"], 0)
 
 
 def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
