@@ -64,9 +64,12 @@ def settled(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
     frozen = Path(str(composed.run_dir)) / CONFIG
     given = {override_key(each) for each in overrides}
+    # Absolute, because the next attempt may start in another directory.
     if composed.init_from is not None:
-        # Absolute, because the next attempt may start in another directory.
         composed.init_from = str(Path(str(composed.init_from)).resolve())
+    for files in (composed.evaluation.files, composed.evaluation.shots):
+        for name, path in files.items() if isinstance(files, DictConfig) else ():
+            files[name] = path if "://" in str(path) else str(Path(str(path)).expanduser().absolute())
     if not frozen.exists():
         if composed.init_from is not None:
             _take_shape(composed, asdict(_initial_shape(Path(composed.init_from))), given)

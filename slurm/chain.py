@@ -153,6 +153,6 @@ def _script(request: Request, name: str) -> Path:
     return request.directory / "code" / "slurm" / f"{name}.sbatch"
 
 
-def quoted(path: Path | None) -> str:
+def quoted(path: Path | str | None) -> str:
     """Return a path as Hydra reads it back, whatever it contains."""
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -10,6 +10,7 @@ from conf import compose, override_key, typed
 from conf.combinations import combinations
 from conf.exits import ConfigError
 from data_prep.prepare import PrepareConfig
+from data_prep.sources import STANDARD_LIBRARY, absolute
 from pretrain import frozen, length
 from pretrain.config import TrainConfig
 from slurm import sweep
@@ -80,7 +81,7 @@ def settled(overrides: Sequence[str]) -> tuple[SubmitConfig, Submission]:
         name=command.name or (run_dir or directory).name.replace(" ", "-"),
         run_dir=run_dir if planned else None,
         output=output,
-        prepare=tuple(prepare),
+        prepare=(*prepare, *(_located(corpus) if corpus else ())),
         tasks=tasks,
     )
     return command, Submission(request, tuple(planned[each] for each in tasks or planned), corpus)
@@ -120,6 +121,19 @@ def _output(
     else:
         raise ConfigError("prepare.output has no value; add prepare.output=DIRECTORY to the command")
     return output.expanduser().resolve()
+
+
+def _located(config: PrepareConfig) -> list[str]:
+    """Return the settings of data_prep.prepare whose paths are relative, as the jobs run elsewhere."""
+    corpus = config.corpus
+    found = []
+    paths = [path if path == STANDARD_LIBRARY else absolute(path) for path in corpus.paths]
+    if paths != list(corpus.paths):
+        found.append(f"corpus.paths=[{','.join(map(quoted, paths))}]")
+    named = {"corpus.checksums": corpus.checksums} if corpus.checksums else {}
+    named |= {f"decontamination.sets.{name}": path for name, path in config.decontamination.sets.items()}
+    there = {name: absolute(path) for name, path in named.items()}
+    return [*found, *(f"{name}={quoted(there[name])}" for name, path in named.items() if there[name] != path)]
 
 
 def _planned(run_dir: Path, train: Sequence[str], *, multirun: bool) -> dict[int | None, Planned]:

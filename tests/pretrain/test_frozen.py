@@ -210,3 +210,13 @@ def test_a_config_that_we_did_not_write_is_refused_in_one_line(tmp_path: Path, t
     (tmp_path / frozen.CONFIG).write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         frozen.settled([f"run_dir={tmp_path}"])
+
+
+def test_a_benchmarks_file_is_the_one_beside_whoever_began_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    files = "evaluation.files={text:notes.txt,ptb:s3://bucket/ptb.txt}"
+    raw = frozen.settled([f"run_dir={tmp_path}/run", "steps=1", files, "evaluation.shots={text:/a/b.txt}"])
+    assert raw.evaluation.files == {"text": f"{tmp_path}/notes.txt", "ptb": "s3://bucket/ptb.txt"}
+    assert raw.evaluation.shots == {"text": "/a/b.txt"}

@@ -1,6 +1,7 @@
 """One command from text to a trained model, and what the chain does when a part of it fails."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture
 def command(cluster: Cluster, tmp_path) -> list[str]:
     """Return a submission that prepares five files of a megabyte of text; every path has a space in it."""
-    texts = made_texts(tmp_path / "some text")
+    texts = os.path.relpath(made_texts(tmp_path / "some text"), ROOT)  # from where it is submitted
     return [
         sys.executable,
         "-m",
