@@ -17,6 +17,7 @@ from pretrain.guard.heartbeat import Heart, Page
 from pretrain.guard.neighbours import introduction
 from pretrain.loop import train
 from pretrain.opening import Opened, opened
+from pretrain.step.heap import keep_freed_memory
 from pretrain.watching.code_commit import code_commit
 from pretrain.watching.console import Console
 from pretrain.watching.redaction import print_exception, redacted
@@ -46,6 +47,8 @@ def main(overrides: list[str], page: Page) -> int:
 
 def _attempt(overrides: list[str], page: Page) -> int:
     with joined() as world, opened(world, overrides) as run_dir:
+        if world.device.type == "cpu":
+            keep_freed_memory()
         heart = Heart(page, run_dir.config.watchdog)
         _introduce(run_dir, world, page)
         console = Console(run_dir.config.steps, world.primary)
