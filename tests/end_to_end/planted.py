@@ -125,8 +125,8 @@ def spike(sequences: int) -> None:
 
     original = Meter.report
 
-    def report(self, progress, *arguments):
-        metrics = original(self, progress, *arguments)
+    def report(self, progress, **named):
+        metrics = original(self, progress, **named)
         metrics["train/loss"] += 100.0 * (progress.sequences == sequences)
         return metrics
 
