@@ -18,7 +18,8 @@ import record
 
 from pretrain.watching.run_log import read_run
 
-_COMMON = ("batch.tokens=2048", "precision=autocast", "tracking=disabled", "checkpoint.every=0")
+_COMMON = ("batch.tokens=2048", "precision=autocast", "tracking=disabled")
+_RARE = ("checkpoint.every=0", "validation.every=0")  # only at the end
 _WSD = ("schedule=wsd", "schedule.peak=2e-3", "schedule.warmup_steps=15")  # the demo's own peak
 _MUON = ("optim=muon", "zero=stage0")
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -50,8 +51,9 @@ def main() -> None:
                 losses[name].append(loss)
                 seconds[name].append(step_seconds)
                 print(f"seed {seed}  {name:17s} {loss:.4f}  {1000 * step_seconds:.0f} ms a step", flush=True)
-    content = {name: told(losses[name], losses["default"], seconds[name]) for name in OPTIONS}
-    print(record.write("options", {"settings": given.setting, "seeds": given.seeds, "options": content}))
+            content = {name: told(losses[name], losses["default"], seconds[name]) for name in OPTIONS}
+            written = {"settings": given.setting, "seeds": seed + 1, "options": content}
+            print(record.write("options", written))
     for name, row in content.items():
         less = f"{row['difference_mean']:+.4f} ± {row['difference_deviation']:.4f}"
         print(f"{name:17s} {row['loss_mean']:.4f}  {less}")
@@ -70,7 +72,7 @@ def told(losses: list[float], default: list[float], seconds: list[float]) -> dic
 
 def trained(index: Path, run_dir: Path, *settings: str) -> tuple[float, float]:
     """Train the demo's model; return the last validation loss and the median seconds of a step."""
-    command = [sys.executable, "-m", "pretrain.train", "experiment=demo", *_COMMON]
+    command = [sys.executable, "-m", "pretrain.train", "experiment=demo", *_COMMON, *_RARE]
     command += [f"data.index={index}", f"run_dir={run_dir}", *settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     run = read_run(run_dir)
