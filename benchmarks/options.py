@@ -43,6 +43,7 @@ def main() -> None:
     given = parser.parse_args()
     losses: dict[str, list[float]] = {name: [] for name in OPTIONS}
     seconds: dict[str, list[float]] = {name: [] for name in OPTIONS}
+    content: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(given.seeds):
             for name, settings in OPTIONS.items():
