@@ -40,9 +40,8 @@ def sketch(run_dir: Path) -> RunLog:
     with suppress(OSError), (run_dir / FILE_NAME).open("rb") as file:
         for line in _telling(file):
             if line.is_row or line.content.get("event") == "started":
-                with suppress(
-                    ValueError, TypeError, KeyError, OverflowError
-                ):  # who reads the whole record names it
+                # Who reads the whole record names what is wrong with it.
+                with suppress(ValueError, TypeError, KeyError, OverflowError):
                     run.add(line.content)
     return run
 
