@@ -3,8 +3,8 @@
 The only place that knows this arithmetic. What batch k contains never depends on the cut.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,11 @@ class BatchConfig:
     micro_sequences: int = 8  # the most that one forward on one rank takes
     warmup_from: int | None = None  # tokens of the first step, and by how many it grows; null begins in full
     warmup_tokens: int = 0  # of the run, until the step is full
+
+    @property
+    def first_tokens(self) -> int:
+        """Return the tokens of the first step, which are the fewest that the ranks must share."""
+        return self.warmup_from or self.tokens
 
     @property
     def told(self) -> str:
@@ -32,6 +37,12 @@ class BatchConfig:
         if self.warmup_from is not None and not 0 < self.warmup_from <= self.tokens:
             raise ValueError(
                 f"batch.warmup_from {self.warmup_from} is not between 1 and batch.tokens {self.tokens}"
+            )
+        if self.tokens % self.first_tokens:
+            whole = round(self.tokens / self.first_tokens) * self.first_tokens
+            raise ValueError(
+                f"batch.tokens {self.tokens} is no multiple of batch.warmup_from {self.warmup_from}; "
+                f"use {whole}"
             )
 
 
@@ -57,7 +68,7 @@ class BatchSizes:
     def consumed(self, steps: int) -> int:
         """Return how many sequences the first `steps` steps take."""
         total = 0
-        for size, count in self._growing():
+        for size, count in self._growing:
             taken = min(steps, count)
             total, steps = total + taken * size, steps - taken
         return total + steps * self.full
@@ -65,7 +76,7 @@ class BatchSizes:
     def steps(self, sequences: int) -> int:
         """Return the fewest steps that take so many sequences."""
         steps = 0
-        for size, count in self._growing():
+        for size, count in self._growing:
             taken = min(count, -(-sequences // size))
             steps, sequences = steps + taken, max(0, sequences - taken * size)
         return steps + -(-sequences // self.full)
@@ -74,14 +85,16 @@ class BatchSizes:
         """Return how many full steps take what the first `steps` steps do; `steps` without a warm-up."""
         return steps if self.first == self.full else self.consumed(steps) / self.full
 
-    def _growing(self) -> Iterator[tuple[int, int]]:
-        """Yield each size below the full one, and for how many steps it lasts."""
-        begin, growths = 0, self.full // self.first - 1
+    @cached_property
+    def _growing(self) -> list[tuple[int, int]]:
+        """Each size below the full one, and for how many steps it lasts; every step asks."""
+        found, begin, growths = [], 0, self.full // self.first - 1
         for number in range(1, growths + 1):
             end = -(-number * self.warmup // growths)  # where a step is larger
             count = max(0, -(-(end - begin) // (number * self.first)))
-            yield number * self.first, count
+            found.append((number * self.first, count))
             begin += count * number * self.first
+        return found
 
 
 @dataclass(frozen=True)
@@ -95,28 +108,16 @@ class BatchPlan:
     first_sequences: int | None = None  # of the first batch, if it is not full
     warmup_sequences: int = 0
 
-    @property
+    @cached_property
     def sizes(self) -> BatchSizes:
         """Return how the batch grows."""
         return BatchSizes(self.sequences, self.first_sequences or self.sequences, self.warmup_sequences)
 
 
 def batch_sizes(config: BatchConfig, sequence_tokens: int) -> BatchSizes:
-    """Return how the batch grows, in sequences.
-
-    Raises ValueError if the first is not of whole sequences, or the full one no multiple of it.
-    """
-    first = config.warmup_from or config.tokens
-    if first % sequence_tokens:
-        raise ValueError(f"a batch of {first} tokens is not whole sequences of {sequence_tokens}")
-    if config.tokens % first:
-        whole = round(config.tokens / first) * first
-        raise ValueError(
-            f"batch.tokens {config.tokens} is no multiple of batch.warmup_from {first}; use {whole}"
-        )
-    return BatchSizes(
-        config.tokens // sequence_tokens, first // sequence_tokens, config.warmup_tokens // sequence_tokens
-    )
+    """Return how the batch grows, in whole sequences; `plan_batch` refuses what is not whole."""
+    full, first = (max(1, tokens // sequence_tokens) for tokens in (config.tokens, config.first_tokens))
+    return BatchSizes(full, first, config.warmup_tokens // sequence_tokens)
 
 
 def plan_batch(config: BatchConfig, *, sequence_tokens: int, ranks: int) -> BatchPlan:
@@ -125,7 +126,7 @@ def plan_batch(config: BatchConfig, *, sequence_tokens: int, ranks: int) -> Batc
     Raises ValueError, naming the nearest token counts that work, if the batch does not factor.
     """
     share = sequence_tokens * ranks
-    for name, tokens in (("tokens", config.tokens), ("warmup_from", config.warmup_from or config.tokens)):
+    for name, tokens in (("tokens", config.tokens), ("warmup_from", config.first_tokens)):
         if tokens % share:
             below, above = tokens // share * share, (tokens // share + 1) * share
             nearest = f"{below} or {above}" if below else f"{above}"

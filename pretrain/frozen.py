@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import compose, leaves, override_key, typed
 from conf.exits import ConfigError, DatasetError, NoCheckpointError, RefusedError
+from data_prep.sources import absolute
 from pretrain import imported
 from pretrain.config import DELIBERATE, SETTLED, TrainConfig, is_free
 from pretrain.model import GPTConfig
@@ -69,7 +70,7 @@ def settled(overrides: Sequence[str]) -> DictConfig:
         composed.init_from = str(Path(str(composed.init_from)).resolve())
     for files in (composed.evaluation.files, composed.evaluation.shots):
         for name, path in files.items() if isinstance(files, DictConfig) else ():
-            files[name] = path if "://" in str(path) else str(Path(str(path)).expanduser().absolute())
+            files[name] = absolute(str(path))
     if not frozen.exists():
         if composed.init_from is not None:
             _take_shape(composed, asdict(_initial_shape(Path(composed.init_from))), given)

@@ -33,13 +33,8 @@ def settle(raw: DictConfig) -> None:
     if given["steps"] is None:
         batch = typed(BatchConfig, raw.batch)
         tokens = given["tokens"] or _tokens(data, batch.tokens)
-        raw.steps = math.ceil(tokens / batch.tokens)
-        if batch.warmup_from is not None:
-            try:
-                sizes = batch_sizes(batch, data.sequence_tokens)
-            except ValueError as error:
-                raise ConfigError(str(error)) from error
-            raw.steps = sizes.steps(math.ceil(tokens / data.sequence_tokens))
+        sequences = math.ceil(tokens / data.sequence_tokens)
+        raw.steps = batch_sizes(batch, data.sequence_tokens).steps(sequences)
 
 
 def _tokens(data: DataConfig, batch_tokens: int) -> int:

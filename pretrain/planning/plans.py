@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pretrain.batch import BatchPlan, batch_sizes, plan_batch
+from pretrain.batch import BatchPlan, plan_batch
 from pretrain.planning.endurance import Endurance, endurance
 from pretrain.planning.memory import RECOMPUTE, STAGES, Sharding, Work, needed
 from pretrain.planning.question import Question
@@ -67,7 +67,7 @@ def planned(question: Question, ranks: int, factor: float = 1.0) -> Plan | Refus
 
 def smallest_that_fits(question: Question) -> int | None:
     """Return the fewest ranks, whole nodes from one node on, among which the batch divides and that fit."""
-    sequences = question.batch.tokens // question.sequence_tokens
+    sequences = question.shared_sequences
     for ranks in range(1, sequences + 1):
         whole = ranks % question.ranks_per_node == 0 or (
             ranks < question.ranks_per_node and question.ranks_per_node % ranks == 0
@@ -81,7 +81,7 @@ def smallest_that_fits(question: Question) -> int | None:
 
 def factorisations(question: Question, ranks: int, factor: float = 1.0) -> list[tuple[Plan, bool]]:
     """Return every cut of the batch, the largest micro-batch first, and whether it fits."""
-    cuts = _cuts(question, ranks, question.batch.tokens // question.sequence_tokens)
+    cuts = _cuts(question, ranks, question.shared_sequences)
     ways = [_Way(question, cut, question.stage, question.recompute) for cut in reversed(cuts)]
     return [(_plan(question, way, factor), way.fits) for way in ways]
 
@@ -162,7 +162,7 @@ def _ways(question: Question, ranks: int) -> Iterator[_Way]:
 
 
 def _cuts(question: Question, ranks: int, most: int) -> list[BatchPlan]:
-    per_rank = batch_sizes(question.batch, question.sequence_tokens).first // ranks
+    per_rank = question.shared_sequences // ranks
     return [
         plan_batch(
             replace(question.batch, micro_sequences=size),
@@ -225,6 +225,9 @@ def _changes(question: Question, way: _Way) -> tuple[str, ...]:
 
 
 def _batch_remedy(question: Question, ranks: int) -> str:
-    sequences = question.batch.tokens // question.sequence_tokens
+    sequences = question.shared_sequences
+    raised = "raise batch.warmup_from" if question.batch.warmup_from else "raise batch.tokens"
+    if not sequences:
+        return raised
     most = max(each for each in range(1, min(ranks, sequences) + 1) if sequences % each == 0)
-    return f"at most {most} ranks can share {sequences:,} sequences; or raise batch.tokens"
+    return f"at most {most} ranks can share {sequences:,} sequences; or {raised}"

@@ -52,6 +52,11 @@ class Question:
             return self.steps * self.batch.tokens
         return batch_sizes(self.batch, self.sequence_tokens).consumed(self.steps) * self.sequence_tokens
 
+    @property
+    def shared_sequences(self) -> int:
+        """Return the sequences that the ranks must share: those of the smallest batch."""
+        return self.batch.first_tokens // self.sequence_tokens
+
 
 @dataclass(frozen=True)
 class PlanConfig:
@@ -94,17 +99,11 @@ def question(raw: DictConfig, config: PlanConfig, name: str) -> Question:
     train = OmegaConf.select(cluster, "slurm.train") or {}
     device = _device(config.hardware or OmegaConf.select(cluster, "hardware"), train)
     per_node = int(train.get("ranks_per_node") or _DEFAULT_NODE)
-    batch, sequence_tokens = typed(BatchConfig, raw.batch), int(raw.data.sequence_tokens)
-    if batch.warmup_from is not None:
-        try:
-            batch_sizes(batch, sequence_tokens)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
     nodes = int(re.findall(r"\d+", str(train.get("nodes") or "1"))[-1])
     return Question(
         model=typed(Shape, raw.model),
-        batch=batch,
-        sequence_tokens=sequence_tokens,
+        batch=typed(BatchConfig, raw.batch),
+        sequence_tokens=int(raw.data.sequence_tokens),
         steps=int(raw.steps),
         precision=str(raw.precision),
         compiled=bool(raw.compile),

@@ -122,6 +122,31 @@ def test_a_batch_smaller_than_the_ranks_is_refused_with_the_largest_number_that_
     assert "at most 512 ranks can share 512 sequences" in refused.remedy
 
 
+def test_of_a_growing_batch_the_ranks_must_share_the_first():
+    growing = replace(asked("gpt3_125m"), batch=BatchConfig(524_288, 8, 32_768, 4_000_000_000))
+    refused = planned(growing, 64)
+    assert isinstance(refused, Refusal)
+    assert "batch.warmup_from 32768 does not divide among 64 ranks" in refused.reason
+    assert refused.remedy == "at most 16 ranks can share 16 sequences; or raise batch.warmup_from"
+    found = planned(growing, 16)
+    assert isinstance(found, Plan)
+    assert (found.cut.micro_sequences, found.cut.accumulation) == (1, 16)
+
+
+def test_the_smallest_number_that_fits_divides_the_first_of_growing_batches():
+    # 24 sequences, then 48: 16 ranks divide the full batch alone.
+    growing = replace(asked("gpt3_175b"), batch=BatchConfig(48 * 2048, 8, 24 * 2048, 10**9))
+    huge = replace(growing, device=replace(growing.device, memory_gib=10**6))
+    assert smallest_that_fits(huge) == 1
+    assert smallest_that_fits(replace(growing, device=replace(growing.device, memory_gib=1))) is None
+
+
+def test_a_batch_smaller_than_a_sequence_is_refused_in_words():
+    refused = planned(replace(asked("gpt3_125m"), batch=BatchConfig(1000)), 1)
+    assert isinstance(refused, Refusal)
+    assert refused.remedy == "raise batch.tokens"
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8, 16, 64])
 def test_every_way_to_cut_a_batch_is_a_factorisation_of_it(ranks: int):
     for found, _ in factorisations(asked_once(), ranks):
