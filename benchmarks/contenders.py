@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from pretrain.batch import BatchPlan
 from pretrain.distributed import World
-from pretrain.engine import Engine, ZeroConfig
+from pretrain.engine import Engine
 from pretrain.export import hugging_face_config
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.optim import AdamWConfig, adamw
+from pretrain.zero import ZeroConfig, stage_among
 
 import deepspeed  # isort: skip (after our engine, which tells it the device)
 
@@ -41,7 +42,7 @@ def ours(
     engine = Engine(
         fresh(shape, world.device),
         optim=OPTIM,
-        zero=ZeroConfig(stage=stage),
+        zero=ZeroConfig(stage=stage_among(world.size, stage, precision)),
         precision=precision,
         plan=plan,
         world=world,

@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from pretrain.watching import reference
 from pretrain.watching.console import Console
 from pretrain.watching.redaction import redacted
 from pretrain.watching.tracking import Tracker
+from pretrain.zero import stage_among
 
 
 @contextlib.contextmanager
@@ -97,10 +99,11 @@ def built(
 
 
 def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> Engine:
+    stage = stage_among(world.size, config.zero.stage, config.precision)
     return Engine(
         model,
         optim=config.optim,
-        zero=config.zero,
+        zero=replace(config.zero, stage=stage),
         precision=config.precision,
         plan=plan,
         world=world,
@@ -232,7 +235,7 @@ def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
     """Say what begins."""
     config, plan = run_dir.config, run.plan
     cut = f"{plan.ranks} × {plan.accumulation} × {plan.micro_sequences} × {run.sequence_tokens}"
-    how = f"ZeRO-{config.zero.stage}, {config.precision}, {run.world.device.type}"
+    how = f"ZeRO-{run.engine.stage}, {config.precision}, {run.world.device.type}"
     run.console.say(
         f"{parameters:,} parameters; a step is {config.batch.told} tokens "
         f"({cut}: ranks, accumulation, sequences, tokens); {how}; "

@@ -7,7 +7,7 @@ from typing import Any
 from data_prep.tokenizer import END_OF_TEXT
 from pretrain.batch import BatchConfig
 from pretrain.checkpoint import CheckpointConfig
-from pretrain.engine import MUON_NEEDS_WHOLE_MATRICES, PRECISIONS, ZeroConfig
+from pretrain.engine import MUON_NEEDS_WHOLE_MATRICES, PRECISIONS
 from pretrain.evaluation.suite import EvaluationConfig
 from pretrain.guard.heartbeat import WatchdogConfig
 from pretrain.guard.stopping import StopConfig
@@ -22,6 +22,7 @@ from pretrain.step import recomputation
 from pretrain.stream.sources import DataConfig
 from pretrain.validation import ValidationConfig
 from pretrain.watching.tracking import TrackingConfig
+from pretrain.zero import ZeroConfig
 
 _RESUME = ("auto", "must", "never")
 

@@ -7,7 +7,6 @@ optimizer, the learning rate, the data's position and the saved state.
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +22,7 @@ from pretrain.step.attention import choose_attention
 from pretrain.step.clipping import Clipping, Tamed
 from pretrain.step.seeds import dropout_seed
 from pretrain.stopwatch import Stopwatch
+from pretrain.zero import ZeroConfig
 
 # Read while deepspeed is imported; it also silences the guess that DeepSpeed else prints.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -37,23 +37,6 @@ PRECISIONS = ("autocast", "fp32", "bf16")
 # Up to 355M's. Beyond, compiling once for all blocks takes a minute instead of several, for 1 % of the speed.
 _MOST_BLOCKS_IN_A_GRAPH = 24
 _LINEAR = torch.nn.functional.linear
-
-
-@dataclass(frozen=True)
-class ZeroConfig:
-    """What DeepSpeed shards among the ranks, and how it talks."""
-
-    stage: int = 1  # 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters
-    overlap: bool = True  # reduce gradients while the backward pass goes on
-    reduce_bucket: int = 50_000_000  # elements; DeepSpeed's 5e8 is more than a 124M model: no overlap
-    gather_bucket: int = 200_000_000  # elements
-
-    def __post_init__(self) -> None:
-        if self.stage not in (0, 1, 2, 3):
-            raise ValueError(f"zero.stage {self.stage} is not one of 0, 1, 2, 3")
-        for name in ("reduce_bucket", "gather_bucket"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"zero.{name} must be at least 1, not {getattr(self, name)}")
 
 
 class StepResult(NamedTuple):
@@ -137,6 +120,8 @@ class Engine:
         self._module = model
         self._engine: Any = deepspeed.initialize(model=model, optimizer=inner, config=config)[0]
         self._zero: Any = self._engine.optimizer  # at stage 0 the AdamW itself
+        # It would lay all gradients end to end, to send them to nobody.
+        self._engine.enable_backward_allreduce = zero.stage > 0 or world.size > 1
         self._adam: torch.optim.Optimizer = inner if zero.stage == 0 else self._zero.optimizer
         self._clipping = Clipping(self._adam, optim.clip_norm, shared=zero.stage > 0 and world.size > 1)
         for flat in fragments.owned_flats(self._zero, zero.stage):

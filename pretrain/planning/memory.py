@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from pretrain.planning.shape import Shape
 
-STAGES = (0, 1, 2, 3)
 RECOMPUTE = ("none", "selective", "full")  # pretrain.step.recomputation
 _FP32, _BF16 = 4, 2
 _LIVE_PARAMETERS = 1_000_000_000  # stage3_max_live_parameters, DeepSpeed's default

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from pretrain.batch import BatchPlan, plan_batch
 from pretrain.planning.endurance import Endurance, endurance
-from pretrain.planning.memory import RECOMPUTE, STAGES, Sharding, Work, needed
+from pretrain.planning.memory import RECOMPUTE, Sharding, Work, needed
 from pretrain.planning.question import Question
 from pretrain.planning.speed import Speed, speed
+from pretrain.zero import STAGES, stage_among
 
 _GIB = 2**30
 _HOST_COPY_BYTES_PER_S = 20e9  # from a GPU to the host's memory, PCIe 4
@@ -129,7 +130,9 @@ class _Way:
     @property
     def sharding(self) -> Sharding:
         asked = self.question
-        return Sharding(self.stage, self.cut.ranks, reduce_bucket=asked.reduce_bucket, overlap=asked.overlap)
+        ranks = self.cut.ranks
+        stage = stage_among(ranks, self.stage, asked.precision)
+        return Sharding(stage, ranks, reduce_bucket=asked.reduce_bucket, overlap=asked.overlap)
 
     @property
     def work(self) -> Work:

@@ -15,10 +15,11 @@ import torch
 from conf.exits import CorruptError
 from pretrain.batch import BatchConfig, plan_batch
 from pretrain.distributed import World, joined
-from pretrain.engine import Engine, ZeroConfig
+from pretrain.engine import Engine
 from pretrain.health import Health, HealthConfig
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.optim import AdamWConfig
+from pretrain.zero import ZeroConfig
 
 TOKENS, VOCABULARY = 16, 97
 CASES = [

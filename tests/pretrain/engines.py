@@ -7,9 +7,10 @@ from torch import Tensor
 
 from pretrain.batch import BatchPlan
 from pretrain.distributed import World
-from pretrain.engine import Engine, ZeroConfig
+from pretrain.engine import Engine
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.optim import AdamWConfig
+from pretrain.zero import ZeroConfig
 
 T = 16
 # The embedding has more than the 100,000 elements up to which a parameter stays gathered at ZeRO-3.

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from pretrain.batch import BatchPlan
 from pretrain.distributed import World
-from pretrain.engine import ZeroConfig, settings
+from pretrain.engine import settings
 from pretrain.model import GPT
 from pretrain.optim import adamw
+from pretrain.zero import ZeroConfig
 
 
 def plain_losses(

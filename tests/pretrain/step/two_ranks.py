@@ -13,10 +13,11 @@ from torch import nn
 
 from pretrain.batch import BatchPlan
 from pretrain.distributed import World, joined
-from pretrain.engine import Engine, ZeroConfig
+from pretrain.engine import Engine
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.optim import AdamWConfig
 from pretrain.step.clipping import Clipping
+from pretrain.zero import ZeroConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from counting import Calls, update_calls
