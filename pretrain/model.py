@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pretrain.cross_entropy import IGNORED, head_loss
 from pretrain.documents import Documents, attention_within, documents
 from pretrain.key_value_cache import KeyValueCache, LayerCache
+from pretrain.step.attention import causal_attention
 from pretrain.step.recomputation import through
 from pretrain.token_scores import head_scores
 
@@ -88,7 +89,7 @@ class Attention(nn.Module):
         if cache is not None:
             y = cache.attended(query, key, value)
         elif within is None:
-            y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+            y = causal_attention(query, key, value, dropout=dropout)
         else:
             y = attention_within(query, key, value, within.mask)
         y = y.transpose(1, 2).reshape(batch, tokens, channels)

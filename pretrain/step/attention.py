@@ -9,9 +9,14 @@ under torch.compile (pytorch 147768, 149725), so the others are switched off ins
 import importlib.util
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import Tensor
 from torch.nn.attention import activate_flash_attention_impl
 
 _HOPPER = 9  # CUDA's major compute capability
+# On a CPU with bf16 products, B = 12, H = 4, C / H = 32: 64 tokens took 5.4 ms in bf16 and 1.8 in fp32, 128
+# took 8.6 and 3.6; with C / H = 64, 256 tokens took the same, and 1024 took 65 and 93.
+_FEW_TOKENS = 256
 _FLASH_3 = "flash_attn_interface"  # the package of FlashAttention-3
 
 
@@ -38,3 +43,13 @@ def choose_attention(device: torch.device) -> str:
         torch.backends.cuda.enable_cudnn_sdp(kernel == "cudnn")
         torch.backends.cuda.enable_flash_sdp(kernel != "cudnn")
     return kernel
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, dropout: float) -> Tensor:
+    """Return (B, H, T, C / H) from three of that shape: each position sees itself and those before."""
+    if query.device.type == "cpu" and query.shape[2] <= _FEW_TOKENS:
+        with torch.autocast("cpu", enabled=False):
+            exact = (query.float(), key.float(), value.float())
+            y = F.scaled_dot_product_attention(*exact, dropout_p=dropout, is_causal=True)
+            return y.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
