@@ -28,6 +28,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "zero_projections": ("model.zero_projections=true",),
     # As many tokens in more steps: 128 of 1,024 and 56 of 2,048.
     "growing_batch": ("batch.warmup_from=1024", "batch.warmup_tokens=131072", "steps=184"),
+    # Quarters of a sequence for the first 61,440 tokens, then halves for as many.
+    "short_rows": ("batch.rows_from=32", "batch.rows_warmup_tokens=122880"),
     "wsd": _WSD,
     "muon": _MUON,
     "muon_wsd": (*_MUON, *_WSD),

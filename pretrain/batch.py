@@ -15,6 +15,8 @@ class BatchConfig:
     micro_sequences: int = 8  # the most that one forward on one rank takes
     warmup_from: int | None = None  # tokens of the first step, and by how many it grows; null begins in full
     warmup_tokens: int = 0  # of the run, until the step is full
+    rows_from: int | None = None  # tokens of a row at first; see pretrain.step.lengths
+    rows_warmup_tokens: int = 0  # of the run, until a row is a whole sequence
 
     @property
     def first_tokens(self) -> int:
@@ -30,10 +32,13 @@ class BatchConfig:
         for name in ("tokens", "micro_sequences"):
             if getattr(self, name) < 1:
                 raise ValueError(f"batch.{name} must be at least 1, not {getattr(self, name)}")
-        if (self.warmup_from is None) != (self.warmup_tokens == 0):
-            raise ValueError("batch.warmup_from and batch.warmup_tokens go together: give both, or neither")
-        if self.warmup_tokens < 0:
-            raise ValueError(f"batch.warmup_tokens {self.warmup_tokens} is negative")
+        for first, until in (("warmup_from", "warmup_tokens"), ("rows_from", "rows_warmup_tokens")):
+            if (getattr(self, first) is None) != (getattr(self, until) == 0):
+                raise ValueError(f"batch.{first} and batch.{until} go together: give both, or neither")
+            if getattr(self, until) < 0:
+                raise ValueError(f"batch.{until} {getattr(self, until)} is negative")
+        if self.rows_from is not None and self.rows_from < 1:
+            raise ValueError(f"batch.rows_from must be at least 1, not {self.rows_from}")
         if self.warmup_from is not None and not 0 < self.warmup_from <= self.tokens:
             raise ValueError(
                 f"batch.warmup_from {self.warmup_from} is not between 1 and batch.tokens {self.tokens}"

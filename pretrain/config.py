@@ -19,6 +19,7 @@ from pretrain.optim import MUON_KNOWS_NO_WIDTHS, AdamWConfig
 from pretrain.roll_back import RollBackConfig
 from pretrain.schedule import ScheduleConfig
 from pretrain.step import recomputation
+from pretrain.step.lengths import RowLengths
 from pretrain.stream.sources import DataConfig
 from pretrain.validation import ValidationConfig
 from pretrain.watching.tracking import TrackingConfig
@@ -149,6 +150,7 @@ class TrainConfig:
                 f"data.sequence_tokens {self.data.sequence_tokens} is longer than model.context "
                 f"{self.model.context}; use at most {self.model.context}"
             )
+        _ = self.lengths
         _refuse_benchmarks_between_sharded_steps(self.zero, self.evaluation)
         if self.data.document_mask and self.model.dropout:
             raise ValueError(
@@ -162,6 +164,12 @@ class TrainConfig:
         return END_OF_TEXT if self.data.document_mask else None
 
     @property
+    def lengths(self) -> RowLengths:
+        """Return how long rows are; raise ValueError if whole ones are not the first doubled."""
+        full = self.data.sequence_tokens
+        return RowLengths(full, self.batch.rows_from or full, self.batch.rows_warmup_tokens)
+
+    @property
     def loop(self) -> LoopConfig:
         """Return what the training loop needs of it."""
         return LoopConfig(
@@ -173,6 +181,7 @@ class TrainConfig:
             patience=self.validation.patience,
             schedule=self.schedule,
             checkpoint=self.checkpoint,
+            lengths=self.lengths,
         )
 
 

@@ -17,6 +17,7 @@ from pretrain.guard.stopping import Wish
 from pretrain.quality import evaluate, validate
 from pretrain.run import Run
 from pretrain.schedule import ScheduleConfig, learning_rate
+from pretrain.step.lengths import RowLengths, folded
 from pretrain.stream.detours import landed
 from pretrain.stream.ledger import Entry
 from pretrain.watching.disk import room
@@ -36,6 +37,7 @@ class LoopConfig:
     patience: int | None  # validations that are no better than the best; then the run ends
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig
+    lengths: RowLengths
 
 
 def train(run: Run, config: LoopConfig) -> Exit:
@@ -97,7 +99,8 @@ def _step(run: Run, config: LoopConfig) -> None:
     sizes = run.plan.sizes
     rate = learning_rate(sizes.in_full(run.progress.step), sizes.in_full(config.steps), config.schedule)
     run.norms.before(run.progress.step, run.engine.fragments())
-    result = run.engine.train_step(batch.micro_batches, rate)
+    length = config.lengths.at(run.progress.sequences * run.sequence_tokens)
+    result = run.engine.train_step([folded(tokens, length) for tokens in batch.micro_batches], rate)
     run.norms.after(run.engine.fragments(), skipped=result.skipped)
     size = sizes.at(run.progress.sequences)
     run.meter.add(result, batch, rate, tokens=size * run.sequence_tokens)
@@ -152,6 +155,8 @@ def _report(run: Run, config: LoopConfig) -> None:
     metrics |= run.norms.told()
     if sizes.first != sizes.full:
         metrics["optim/batch_tokens"] = float(sizes.at(run.progress.sequences) * run.sequence_tokens)
+    if config.lengths.first != config.lengths.full:
+        metrics["optim/row_tokens"] = float(config.lengths.at(run.progress.sequences * run.sequence_tokens))
     if run.load_seconds is not None:
         metrics["time/checkpoint_load_s"], run.load_seconds = run.load_seconds, None
     if run.startup_seconds is not None:

@@ -16,9 +16,14 @@ SEQUENCES, TOKENS = 8, 64
 
 @functools.cache
 def plain_losses(
-    shards: Path, steps: int, *, pieces: int = 1, sizes: tuple[int, ...] | None = None
+    shards: Path,
+    steps: int,
+    *,
+    pieces: int = 1,
+    sizes: tuple[int, ...] | None = None,
+    rows: tuple[int, ...] | None = None,
 ) -> list[float]:
-    """Return the losses of the smoke experiment with 8 sequences a step, or with `sizes`.
+    """Return the losses of the smoke experiment with 8 sequences a step, or with `sizes`, in whole `rows`.
 
     The rate is the one after as many sequences in steps of 8. With more `pieces` the gradient is the sum over
     so many parts of the batch, as ranks would add it.
@@ -34,15 +39,15 @@ def plain_losses(
     schedule = ScheduleConfig(shape="cosine", peak=1e-3, warmup_steps=5, final_fraction=0.1)
     measured, first = [], 0
     sizes = sizes or (SEQUENCES,) * steps
-    for size in sizes:
+    for size, length in zip(sizes, rows or (TOKENS,) * len(sizes), strict=True):
         places = [order.place(first + n) for n in range(size)]
-        rows = np.stack([sequences.row(place.block, place.row) for place in places]).astype(np.int64)
+        taken = np.stack([sequences.row(place.block, place.row) for place in places]).astype(np.int64)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(first / SEQUENCES, sum(sizes) / SEQUENCES, schedule)
         optimizer.zero_grad()
         loss = 0.0
-        for tokens in torch.from_numpy(rows).chunk(pieces):
-            part = _mean_loss(model, tokens) / pieces
+        for tokens in torch.from_numpy(taken).chunk(pieces):
+            part = _mean_loss(model, tokens, length) / pieces
             part.backward()
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -52,6 +57,8 @@ def plain_losses(
     return measured
 
 
-def _mean_loss(model: GPT, tokens: Tensor) -> Tensor:
-    logits = model.logits(tokens[:, :-1])
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+def _mean_loss(model: GPT, tokens: Tensor, length: int) -> Tensor:
+    """Cut each sequence into inputs and targets of `length`, one after the other."""
+    pairs = zip(tokens[:, :-1].split(length, 1), tokens[:, 1:].split(length, 1), strict=True)
+    losses = [torch.nn.functional.cross_entropy(model.logits(x).flatten(0, 1), y.flatten()) for x, y in pairs]
+    return torch.stack(losses).mean()

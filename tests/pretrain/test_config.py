@@ -12,7 +12,10 @@ FIXED = {
     "steps",
     "seed",
     "precision",
-    *(f"batch.{name}" for name in ("tokens", "warmup_from", "warmup_tokens")),
+    *(
+        f"batch.{name}"
+        for name in ("tokens", "warmup_from", "warmup_tokens", "rows_from", "rows_warmup_tokens")
+    ),
     "data.sequence_tokens",
     "tokens",
     "data.mix",
