@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from conf.exits import Exit
 from pretrain.guard import attempts
 from pretrain.throughput import flops_per_token, known_peak_flops
 from pretrain.watching.reference import Reference, Speed, Standing, loss_at, standing, tolerance_at
@@ -114,18 +115,35 @@ def _validations(run: RunLog) -> Iterator[tuple[int, int, float]]:
 def _standing(
     run: RunLog, reference: Reference | None, validated: list[tuple[int, int, float]]
 ) -> Standing | None:
-    """Return where the run stands. One whose loss was last NaN or infinite has diverged, validated or not."""
+    """Return where the run stands. One that has lost its finite loss has diverged, validated or not."""
     losses = [(tokens, loss) for _, tokens, loss in validated]
-    last_alert = run.alerts[-1]["alert"] if run.alerts else ""
-    train = _pairs(run, "train/loss")
-    if last_alert in _DIVERGED_ALERTS and run.steps:
-        logged = train[-1][0] if train else 0.0
-        tokens = run.column("tokens")[-1]
-        if not math.isfinite(tokens) or tokens > logged:  # nothing finite has come since
-            losses.append((int(tokens if math.isfinite(tokens) else logged), math.nan))
+    if _is_lost(run):
+        tokens = [each for each in run.column("tokens") if math.isfinite(each)]
+        losses.append((int(tokens[-1]) if tokens else 0, math.nan))
     if not losses:
         return None
     return standing(reference or _NOTHING, losses)
+
+
+def _is_lost(run: RunLog) -> bool:
+    """Say whether the newest attempt has found its loss, or its gradient, not finite, and none since.
+
+    Other alerts follow the one on the loss, such as that steps are skipped, and how the attempt ended; one
+    that ends between two reports has the exit code alone.
+    """
+    newest = max(
+        (int(each.get("attempt", 0)) for each in run.events if each["event"] == "started"), default=0
+    )
+    if any(each.get("exit_code") == Exit.NON_FINITE for each in _of(newest, run.events)):
+        return True
+    times = [float(each["time"]) for each in _of(newest, run.alerts) if each["alert"] in _DIVERGED_ALERTS]
+    reports = zip(run.column("time"), run.column("train/loss"), strict=True)
+    finite = [moment for moment, loss in reports if math.isfinite(loss)]
+    return bool(times) and times[-1] >= max(finite, default=0.0)
+
+
+def _of(attempt: int, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if line.get("attempt") == attempt]
 
 
 _NOTHING = Reference("nothing", "", [], "", "nothing", 0.0)

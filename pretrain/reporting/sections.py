@@ -43,7 +43,7 @@ def verdict_and_lead(card: Scorecard) -> tuple[str, str]:
     if at.verdict == DIVERGED:
         best = min((each.loss for each in card.comparisons), default=None)
         rose = (
-            "the loss is no longer a finite number"
+            "the loss, or its gradient, is no longer finite"
             if at.loss != at.loss
             else (f"its validation loss rose to {at.loss:.3f}, from {best:.3f} at best")
         )

@@ -12,6 +12,9 @@ import pytest
 from trainer_job import PLANTED, Job, metric_rows, smoke
 
 from conf.exits import Exit
+from pretrain.reporting.scorecard import scorecard
+from pretrain.reporting.sections import document
+from pretrain.watching.run_log import read_run
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +47,7 @@ def test_a_run_whose_loss_is_not_finite_says_so_and_how_it_ended(shards, tmp_pat
     told = ["non-finite loss", "steps are skipped", "failed"]
     assert without_pace(chat.titles()) == without_pace(in_file(run_dir)) == told
     assert "[exit 14]" in chat.messages[-1]
+    assert document(scorecard(read_run(run_dir), None, usd_per_gpu_hour=None)).verdict == "Diverged"
     assert chat.url not in job.output()
 
 

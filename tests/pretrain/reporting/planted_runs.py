@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conf import option
+from conf.exits import Exit
 from pretrain.watching.reference import loss_at, named
 
 TOKENS_PER_STEP = 524_288
@@ -41,6 +42,10 @@ def not_a_number(step: int) -> float:
     return published(step) if step < 8000 else math.nan
 
 
+def not_a_number_for_once(step: int) -> float:
+    return math.nan if step == 8000 else published(step)
+
+
 def published(step: int) -> float:
     found = loss_at(REFERENCE.curve, step * TOKENS_PER_STEP)
     return found if found is not None else 11.0 - 4.83 * step / 250
@@ -55,7 +60,10 @@ def plant(
     crash_at: int | None = None,
     **changed: Any,
 ) -> Path:
-    """Write the record of a run whose validation loss after a step is `loss(step)`."""
+    """Write the record of a run whose validation loss after a step is `loss(step)`.
+
+    One that ends without a finite loss says so as a real run does: see test_alerts_of_a_run.py.
+    """
     noise, now = random.Random(7), 1_795_000_000.0
     settings = {**SETTINGS, **changed}
     lines: list[dict[str, Any]] = [
@@ -81,12 +89,17 @@ def plant(
         }
         lines.append(row | (metrics if step else {}) | {"val/loss": shown, "eval/hellaswag_acc_norm": 0.29})
         if not math.isfinite(value) and not any("alert" in line for line in lines):
-            lines.append(
-                {"attempt": attempt, "time": now, "alert": "non-finite loss", "text": "", "level": "ERROR"}
-            )
+            lines.append(alerted(attempt, now, "non-finite loss"))
     lines.append(
         {**row, "event": "sample", "prompt": "The sea", "text": " | answered <b>with</b> a wave.\n\nTwice."}
     )
+    if not math.isfinite(loss(last)):
+        lines += [alerted(attempt, now, title) for title in ("steps are skipped", "failed")]
+        lines.append({"attempt": attempt, "time": now, "event": "stopped", "exit_code": Exit.NON_FINITE})
     run_dir.mkdir(parents=True)
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run_dir
+
+
+def alerted(attempt: int, now: float, title: str) -> dict[str, Any]:
+    return {"attempt": attempt, "time": now, "alert": title, "text": "", "level": "ERROR"}

@@ -1,5 +1,6 @@
 """A report says of a run what a person who knows the published curve would say, in two forms."""
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from planted_runs import behind, diverged, not_a_number, on_track, plant, published
+from planted_runs import (
+    behind,
+    diverged,
+    not_a_number,
+    not_a_number_for_once,
+    on_track,
+    plant,
+    published,
+)
 
 from conf.exits import ConfigError, DatasetError
 from pretrain import report
@@ -59,6 +68,7 @@ def written(run_dir: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tu
         (behind, "Behind by 0.060 nats", "warn"),
         (diverged, "Diverged", "bad"),
         (not_a_number, "Diverged", "bad"),
+        (not_a_number_for_once, "On track", "good"),
         (lambda step: published(step) - 0.1, "Ahead by 0.100 nats", "good"),
     ],
 )
@@ -70,6 +80,35 @@ def test_the_verdict_is_the_planted_one(
     assert f"**{verdict}" in text
     assert f'<header class="{tone}">' in html
     assert verdict in "".join(Parts(html).words)
+
+
+def test_an_attempt_that_was_not_finite_is_no_verdict_on_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run_dir = plant(tmp_path / "run", not_a_number)
+    record = run_dir / "metrics.jsonl"
+    started = json.loads(record.read_text().splitlines()[0])
+    again = {"attempt": 1, "time": started["time"] + 10_000}
+    lines = [
+        {**started, **again},
+        {**again, "step": 7750, "tokens": 7750 * 524_288, "train/loss": 3.46, "val/loss": published(7750)},
+    ]
+    for line in lines:
+        with record.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        said, _, _ = written(run_dir, capsys)
+        assert "On track" in said
+
+
+def test_a_run_that_ended_between_two_reports_for_want_of_a_finite_gradient_has_diverged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run_dir = plant(tmp_path / "run", on_track)
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        end = {"attempt": 0, "time": 1_795_100_000.0, "event": "stopped", "exit_code": 14}
+        file.write(json.dumps(end) + "\n")
+    said, _, _ = written(run_dir, capsys)
+    assert "Diverged" in said
 
 
 def test_a_run_behind_is_told_how_many_tokens_ago_the_reference_was_there(
