@@ -73,6 +73,8 @@ class Settings:
         record = asdict(self)
         for place in ("paths", "suffixes", "expected_documents", "expected_tokens", "checksums"):
             del record["corpus"][place]
+        if self.corpus.name is None:  # the index of a corpus without a name stays as it always was
+            del record["corpus"]["name"]
         evaluation = load_evaluation(self.evaluation)
         if self.validation.tokens is None:
             del record["validation"]["tokens"]

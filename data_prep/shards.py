@@ -98,6 +98,13 @@ class Index:
     config_sha256: str = ""
 
     @property
+    def corpus(self) -> str | None:
+        """Return the name of the corpus, a preset's or one that was given, if it has any."""
+        corpus = self.config.get("corpus") if isinstance(self.config, Mapping) else None
+        name = corpus.get("name") if isinstance(corpus, Mapping) else None
+        return name if isinstance(name, str) else None
+
+    @property
     def directory(self) -> Path:
         """Return the folder of a data set on a local disk; raise DatasetError for one behind a URL."""
         if ":" in self.location.partition("/")[0]:

@@ -33,6 +33,7 @@ class CorpusConfig:
     expected_tokens: int | None = None  # likewise, end-of-text included
     checksums: str | None = None  # a list as sha256sum writes it: each file must be in it, and be as it says
     errors: str = "strict"  # text that is not UTF-8: refuse it, replace by U+FFFD, or drop the document
+    name: str | None = None  # what the index calls it: a preset's own, or one that you give
 
     def __post_init__(self):
         if self.kind not in KINDS:

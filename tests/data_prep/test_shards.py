@@ -27,6 +27,16 @@ def test_the_index_is_read_from_its_file_or_its_folder(data: Path):
     assert index.directory == data
 
 
+def test_the_index_says_which_corpus_it_is_if_it_was_named(make: Callable[..., Path], tmp_path: Path):
+    corpus = [as_jsonl(tmp_path / "a.jsonl", documents(20))]
+    unnamed, named = read_index(make(corpus)), read_index(make(corpus, "corpus.name=web", name="named"))
+    assert (unnamed.corpus, named.corpus) == (None, "web")
+    assert "name" not in unnamed.config["corpus"], "it would have another fingerprint than before"
+    assert named.splits == unnamed.splits
+    for odd in ([], {"corpus": []}, {"corpus": {"name": ["web"]}}):
+        assert replace(named, config=odd).corpus is None
+
+
 def test_a_block_is_its_payload_and_one_overlap_token(data: Path):
     index = read_index(data)
     for split in index.splits.values():

@@ -77,6 +77,7 @@ def test_every_preset_is_a_corpus(preset: str):
     paths = ["corpus.paths=[x]"] if "paths: ???" in written else []
     corpus = typed(CorpusConfig, compose("prepare", [f"corpus={preset}", "output=x", *paths]).corpus)
     assert all(suffix.startswith(".") for suffix in corpus.suffixes)
+    assert corpus.name == (None if paths else preset)
     if is_remote(corpus.paths[0]):
         assert corpus.kind == "parquet"
         told = (
