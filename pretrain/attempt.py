@@ -102,6 +102,7 @@ def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:
         "ranks": world.size,
         "run_id": run_dir.identity.run_id,
         "dataset_fingerprint": run_dir.identity.dataset_fingerprint,
+        "corpora": run_dir.corpora,
         "code_commit": code_commit() if world.primary else "",
         "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
     }

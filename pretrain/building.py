@@ -41,6 +41,7 @@ from pretrain.validation import MixedValidation, Validation
 from pretrain.watching import reference
 from pretrain.watching.console import Console
 from pretrain.watching.redaction import redacted
+from pretrain.watching.reference import Reference
 from pretrain.watching.tracking import Tracker
 from pretrain.zero import stage_among
 
@@ -77,7 +78,7 @@ def built(
         health=Health(config.health, world, checkpoints.root),
         norms=_norms(config, world, model),
         suite=_suite(config, world),
-        reference=reference.named(config.reference) if config.reference else None,
+        reference=_reference(run_dir, console),
         ledger=written,
         heart=heart,
         sequence_tokens=config.data.sequence_tokens,
@@ -204,6 +205,18 @@ def _validation(run_dir: Opened, console: Console) -> Validation | MixedValidati
     if len(run_dir.sources) > 1 and found:
         return MixedValidation(found)
     return next((validation for _, validation in found.values()), None)
+
+
+def _reference(run_dir: Opened, console: Console) -> Reference | None:
+    """Return what the run is compared with, without its losses where those are of another text."""
+    if run_dir.config.reference is None:
+        return None
+    found = reference.named(run_dir.config.reference)
+    if other := reference.other_corpora(found, run_dir.corpora):
+        told = " or ".join(found.corpora)
+        console.say(f"no distance to {found.title}: the run reads {', '.join(other)}, not {told}")
+        return reference.without_losses(found)
+    return found
 
 
 def _stop_request(config: TrainConfig, page: Page) -> StopRequest:

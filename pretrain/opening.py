@@ -39,6 +39,13 @@ class Opened:
     fresh: bool  # no checkpoint has ever been there
     detours: tuple[Detour, ...] = ()  # that earlier attempts decided on
 
+    @property
+    def corpora(self) -> list[str | None]:
+        """Return the name of each source's corpus; None for one that was prepared without a name."""
+        if self.config.data.synthetic is not None:
+            return ["synthetic"]
+        return [source.index.corpus for source in self.sources]
+
 
 @contextlib.contextmanager
 def opened(world: World, overrides: list[str]) -> Iterator[Opened]:

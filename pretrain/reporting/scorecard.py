@@ -11,7 +11,16 @@ from typing import Any
 from conf.exits import Exit
 from pretrain.guard import attempts
 from pretrain.throughput import flops_per_token, known_peak_flops
-from pretrain.watching.reference import Reference, Speed, Standing, loss_at, standing, tolerance_at
+from pretrain.watching.reference import (
+    Reference,
+    Speed,
+    Standing,
+    loss_at,
+    other_corpora,
+    standing,
+    tolerance_at,
+    without_losses,
+)
 from pretrain.watching.run_log import RunLog
 from pretrain.watching.run_summary import Summary, settings, summary
 
@@ -40,7 +49,8 @@ class Scorecard:
 
     name: str
     standing: Standing | None
-    reference: Reference | None
+    reference: Reference | None  # without its losses, if the run is on another corpus
+    corpora: list[str | None]  # that the run reads; None is one without a name
     summary: Summary
     comparisons: list[Comparison]
     losses: list[tuple[float, float]]  # (tokens, training loss)
@@ -63,6 +73,9 @@ class Scorecard:
 def scorecard(run: RunLog, reference: Reference | None, *, usd_per_gpu_hour: float | None) -> Scorecard:
     """Return the facts of a run."""
     given = settings(run)
+    corpora: list[str | None] = given.get("corpora") or [None]  # older records do not say
+    if reference and other_corpora(reference, corpora):
+        reference = without_losses(reference)
     now = summary(run, time.time())
     validated = list(_validations(run))
     ranks = int(given.get("ranks") or 1)
@@ -71,6 +84,7 @@ def scorecard(run: RunLog, reference: Reference | None, *, usd_per_gpu_hour: flo
         name=run.run_dir.resolve().name,
         standing=_standing(run, reference, validated),
         reference=reference,
+        corpora=corpora,
         summary=now,
         comparisons=[_comparison(reference, *each) for each in validated],
         losses=_pairs(run, "train/loss"),

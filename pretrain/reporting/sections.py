@@ -5,10 +5,14 @@ from typing import Any
 from pretrain.reporting.chart import short
 from pretrain.reporting.document import Curve, Diagram, Document, Quote, Section, Table
 from pretrain.reporting.scorecard import Scorecard
-from pretrain.watching.reference import AHEAD, BEHIND, DIVERGED, ON_TRACK, UNKNOWN
+from pretrain.watching.reference import AHEAD, BEHIND, DIVERGED, ON_TRACK, UNKNOWN, other_corpora
 
 _TONES = {ON_TRACK: "good", AHEAD: "good", BEHIND: "warn", DIVERGED: "bad", UNKNOWN: "plain"}
 _MOST_ROWS = 12
+_OTHER_DOCUMENTS = (
+    "This run's validation split holds other documents of the corpus than the reference was validated on. "
+    "The tolerance does not count that: by how much two such sets differ is not known."
+)
 _NONE = "–"
 
 
@@ -27,7 +31,7 @@ def document(card: Scorecard) -> Document:
     return Document(
         title=card.name,
         verdict=verdict,
-        tone=_TONES[card.standing.verdict] if card.standing else "plain",
+        tone=_tone(card),
         lead=lead,
         tiles=_tiles(card),
         sections=[section for section in sections if section],
@@ -49,18 +53,34 @@ def verdict_and_lead(card: Scorecard) -> tuple[str, str]:
         )
         return "Diverged", f"After {short(at.tokens)} tokens {rose}. {state}"
     if card.reference is None or at.behind is None or at.reference_loss is None:
-        return (
-            "Nothing to compare with",
-            f"Validation loss {at.loss:.4f} after {short(at.tokens)} tokens. {state}",
-        )
+        reached = f"Validation loss {at.loss:.4f} after {short(at.tokens)} tokens."
+        return "Nothing to compare with", " ".join([reached, *_on_another_corpus(card), state])
     against = (
         f"Validation loss {at.loss:.4f} after {short(at.tokens)} tokens; {card.reference.title} "
         f"had {at.reference_loss:.4f} there; runs as good may differ by {at.tolerance:.3f}. {state}"
     )
+    condition = f", if the corpus is {' or '.join(card.reference.corpora)}" if None in card.corpora else ""
     if at.verdict == ON_TRACK:
-        return "On track", against
+        return f"On track{condition}", against
     tokens = f", {short(abs(at.tokens_behind))} tokens" if at.tokens_behind else ""
-    return f"{'Behind' if at.verdict == BEHIND else 'Ahead'} by {abs(at.behind):.3f} nats{tokens}", against
+    way = "Behind" if at.verdict == BEHIND else "Ahead"
+    return f"{way} by {abs(at.behind):.3f} nats{tokens}{condition}", against
+
+
+def _tone(card: Scorecard) -> str:
+    verdict = card.standing.verdict if card.standing else UNKNOWN
+    return "plain" if None in card.corpora and verdict != DIVERGED else _TONES[verdict]
+
+
+def _on_another_corpus(card: Scorecard) -> list[str]:
+    """Return, as a sentence, why the losses of the reference are not shown, if that is why."""
+    reference = card.reference
+    if reference is None or not (other := other_corpora(reference, card.corpora)):
+        return []
+    return [
+        f"The run reads {', '.join(other)}, which is not the corpus of {reference.title} "
+        f"({' or '.join(reference.corpora)}): their losses are of different texts, and are not compared."
+    ]
 
 
 def _state_words(card: Scorecard) -> str:
@@ -104,6 +124,9 @@ def _quality(card: Scorecard) -> Section:
         published = [Curve("reference", "reference", [(float(tokens), loss) for tokens, loss in shown])]
         levels = [(each.name, each.val_loss) for each in reference.levels if each.val_loss is not None]
         words = [f"Beside {reference.title}, validated on {reference.validation}. Source: {reference.source}"]
+        words += _on_another_corpus(card)
+        if reference.curve and not reference.same_validation:
+            words.append(_OTHER_DOCUMENTS)
     curves.append(Curve("this run", "run", [(float(each.tokens), each.loss) for each in card.comparisons]))
     curves += published  # dashed, and last: it shows on a run that lies upon it
     rows = [

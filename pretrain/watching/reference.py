@@ -6,7 +6,7 @@ The published figures are data: `conf/references/*.yaml`, each value with the pl
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -80,7 +80,7 @@ class Reference:
 
     title: str
     model: str  # a file of conf/model
-    corpora: list[str]  # files of conf/corpus whose validation text is comparable
+    corpora: list[str]  # files of conf/corpus: what it was trained on, then other samples of the same text
     validation: str
     source: str
     tolerance: float  # nats by which two equally good runs may differ at the end
@@ -89,6 +89,9 @@ class Reference:
     recipe: list[RecipeSetting] = field(default_factory=list)
     speeds: list[Speed] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
+    same_validation: bool = (
+        False  # the documents that it was validated on are those that data_prep holds back
+    )
 
     def __post_init__(self) -> None:
         cited = [*self.points, *self.levels, *self.recipe, *self.speeds, *self.published]
@@ -119,6 +122,16 @@ class Standing:
 def named(name: str) -> Reference:
     """Return `conf/references/<name>.yaml`. Raises ConfigError, naming the choices, if there is none."""
     return typed(Reference, option("references", name))
+
+
+def other_corpora(reference: Reference, corpora: Sequence[str | None]) -> list[str]:
+    """Return those of a run's corpora that are not the reference's; None is one without a name."""
+    return [name for name in corpora if name is not None and name not in reference.corpora]
+
+
+def without_losses(reference: Reference) -> Reference:
+    """Return what holds on any corpus: recipe, speeds, cost, benchmarks."""
+    return replace(reference, points=[], levels=[replace(each, val_loss=None) for each in reference.levels])
 
 
 def loss_at(curve: Sequence[tuple[int, float]], tokens: float) -> float | None:

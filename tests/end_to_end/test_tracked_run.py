@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from trainer_job import Job, losses, metric_rows, smoke
 from conf.exits import Exit
 from pretrain.watching.run_log import read_run
 from pretrain.watching.run_page import data_text
+from pretrain.watching.run_summary import settings
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +46,20 @@ def test_a_run_without_tracking_needs_no_wandb(shards, tmp_path):
     job.succeeded()
     assert len(losses(run_dir)) == 6
     assert "wandb" not in job.output().lower()
+
+
+@pytest.mark.parametrize(("corpus", "compared"), [("stdlib", True), ("news", False)])
+def test_the_distance_to_a_reference_is_logged_on_its_own_corpus_alone(shards, tmp_path, corpus, compared):
+    folder = shutil.copytree(shards.parent, tmp_path / "shards")
+    index = json.loads(shards.read_text())
+    index["config"]["corpus"]["name"] = corpus
+    (folder / "index.json").write_text(json.dumps(index))
+    run_dir = tmp_path / "run"
+    job = Job(tmp_path, *smoke(folder / "index.json", run_dir, "steps=2", "reference=demo"), ranks=1)
+    job.succeeded()
+    assert settings(read_run(run_dir))["corpora"] == [corpus]
+    assert any("val/loss_behind" in row for row in metric_rows(run_dir)) == compared
+    assert ("no distance to the demo as measured: the run reads news, not stdlib" in job.output()) != compared
 
 
 def test_every_panel_shows_something_that_the_trainer_logs(shards, tmp_path):

@@ -16,6 +16,7 @@ REFERENCE = named("gpt2_124m_fineweb")
 SETTINGS: dict[str, Any] = {
     "steps": 18_865,
     "reference": "gpt2_124m_fineweb",
+    "corpora": ["fineweb_10bt"],
     "ranks": 8,
     "model": {str(key): value for key, value in option("model", "gpt2_124m").items()},
     "batch": {"tokens": TOKENS_PER_STEP, "micro_sequences": 64},

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from planted_runs import (
@@ -80,6 +81,47 @@ def test_the_verdict_is_the_planted_one(
     assert f"**{verdict}" in text
     assert f'<header class="{tone}">' in html
     assert verdict in "".join(Parts(html).words)
+
+
+def easier(step: int) -> float:
+    return published(step) - 1.5
+
+
+@pytest.mark.parametrize("corpora", [["tinystories"], ["fineweb_10bt", "tinystories"]])
+def test_a_run_on_another_corpus_is_not_judged_by_the_references_losses(
+    corpora: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    said, text, html = written(plant(tmp_path / "run", easier, corpora=corpora), capsys)
+    assert "Nothing to compare with" in said
+    assert "The run reads tinystories, which is not the corpus of llm.c, GPT-2 124M on FineWeb" in said
+    assert "fineweb\\_10bt or fineweb\\_100bt" in text
+    assert not re.search(r"Ahead by|On track|3\.3924", text), "no loss of the reference is shown"
+    assert "0.2945" in text, "HellaSwag is the same everywhere"
+    assert re.findall('<polyline class="curve (.*?)"', html) == ["faint", "run"]
+
+
+def test_a_run_on_another_corpus_may_still_diverge(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    said, _, _ = written(plant(tmp_path / "run", diverged, corpora=["stdlib"]), capsys)
+    assert "Diverged" in said
+
+
+@pytest.mark.parametrize("corpora", [[None], None])
+def test_a_run_whose_corpus_has_no_name_is_judged_with_an_if(
+    corpora: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    said, _, html = written(plant(tmp_path / "run", easier, corpora=corpora), capsys)
+    assert "Ahead by 1.500 nats, if the corpus is fineweb_10bt or fineweb_100bt" in said
+    assert '<header class="plain">' in html
+
+
+def test_the_distance_stands_beside_what_the_reference_was_validated_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _, text, _ = written(plant(tmp_path / "run", on_track), capsys)
+    assert "validated on the first 10,485,760 tokens of its validation shard" in text
+    assert "This run's validation split holds other documents of the corpus" in text
+    _, text, _ = written(plant(tmp_path / "demo", on_track, reference="demo", corpora=["stdlib"]), capsys)
+    assert "holds other documents" not in text
 
 
 def test_an_attempt_that_was_not_finite_is_no_verdict_on_the_next(

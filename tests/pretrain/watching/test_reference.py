@@ -1,6 +1,8 @@
 """The published runs are cited data, and a run's distance to one is what an independent hand computes."""
 
+import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,18 @@ from pretrain.watching.reference import (
     DIVERGED,
     ON_TRACK,
     UNKNOWN,
+    Level,
     Point,
+    RecipeSetting,
     Reference,
     distance,
     loss_at,
     named,
+    other_corpora,
     standing,
     tokens_at,
     tolerance_at,
+    without_losses,
 )
 
 FILES = sorted((DIRECTORY / "references").glob("*.yaml"))
@@ -74,6 +80,32 @@ def test_every_reference_parses_and_names_what_there_is(path: Path):
         assert OmegaConf.select(settings, each.setting, throw_on_missing=False) is not None or (
             each.setting == "steps"
         ), each.setting
+
+
+EXPERIMENTS = sorted((DIRECTORY / "experiment").glob("*.yaml"))
+COMPARED = [path for path in EXPERIMENTS if "reference:" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", COMPARED, ids=lambda path: path.stem)
+def test_a_recipe_reads_the_corpus_that_its_reference_was_trained_on(path: Path):
+    composed = compose("train", [f"experiment={path.stem}"])
+    (corpus,) = re.findall(r"data_prep\.prepare corpus=(\w+)", path.read_text()) or ["stdlib"]
+    assert named(composed.reference).corpora[0] == corpus
+
+
+def test_a_corpus_is_another_one_if_it_has_a_name_and_none_of_the_references():
+    reference = planted(corpora=["fineweb_100bt", "fineweb_10bt"])
+    assert other_corpora(reference, ["fineweb_10bt", None]) == []
+    assert other_corpora(reference, ["fineweb_10bt", "stdlib", None, "news"]) == ["stdlib", "news"]
+
+
+def test_without_its_losses_a_reference_judges_nothing_but_a_run_by_itself():
+    level = Level("weights", "a paper", val_loss=3.4, hellaswag=0.3)
+    bare = without_losses(planted(levels=[level], recipe=[RecipeSetting("steps", 1, "a paper")]))
+    assert distance(bare, 10_000, 4.25) == {}
+    assert standing(bare, [(10_000, 4.0)]).verdict == UNKNOWN
+    assert standing(bare, [(1_000, 6.0), (10_000, math.nan)]).verdict == DIVERGED
+    assert (bare.levels, len(bare.recipe)) == ([dataclasses.replace(level, val_loss=None)], 1)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
