@@ -23,13 +23,12 @@ ON_TRACK, AHEAD, BEHIND, DIVERGED, UNKNOWN = "on track", "ahead", "behind", "div
 
 @dataclass(frozen=True)
 class Point:
-    """What a published run had reached after a number of tokens; figures not published are None."""
+    """What a published run had reached after a number of tokens."""
 
     step: int
     tokens: int
     source: str
-    val_loss: float | None = None  # nats per token
-    hellaswag: float | None = None  # length-normalised accuracy, completion style, as llm.c counts
+    val_loss: float  # nats per token
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Level:
     name: str
     source: str
     val_loss: float | None = None
-    hellaswag: float | None = None
+    hellaswag: float | None = None  # length-normalised accuracy, completion style, as llm.c counts
     hellaswag_harness: float | None = None  # as lm-evaluation-harness counts
 
 
@@ -103,7 +102,7 @@ class Reference:
     @property
     def curve(self) -> list[tuple[int, float]]:
         """Return (tokens, validation loss), ascending in tokens."""
-        return [(each.tokens, each.val_loss) for each in self.points if each.val_loss is not None]
+        return [(each.tokens, each.val_loss) for each in self.points]
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_every_reference_parses_and_names_what_there_is(path: Path):
     assert reference.corpora
     for corpus in reference.corpora:
         assert (DIRECTORY / "corpus" / f"{corpus}.yaml").is_file()
-    assert all(2 < each.val_loss < 12 for each in reference.points if each.val_loss is not None)
+    assert all(2 < each.val_loss < 12 for each in reference.points)
     settings = compose("train", [])
     for each in reference.recipe:
         assert OmegaConf.select(settings, each.setting, throw_on_missing=False) is not None or (
