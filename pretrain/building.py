@@ -33,11 +33,10 @@ from pretrain.stream import ledger
 from pretrain.stream.data import Batches
 from pretrain.stream.detours import Detour, merged
 from pretrain.stream.ledger import Ledger
-from pretrain.stream.sequences import Sequences
 from pretrain.stream.skips import Skips
-from pretrain.stream.sources import blocks_of, training_data
+from pretrain.stream.sources import training_data
 from pretrain.throughput import flops_per_token
-from pretrain.validation import MixedValidation, Validation
+from pretrain.validation import opened_validation
 from pretrain.watching import reference
 from pretrain.watching.console import Console
 from pretrain.watching.redaction import redacted
@@ -68,7 +67,7 @@ def built(
         batches=_batches(run_dir, world, progress.sequences, roll_back.detours),
         batches_from=partial(_batches, run_dir, world),
         roll_back=roll_back,
-        validation=_validation(run_dir, console),
+        validation=opened_validation(run_dir.sources, config.data, config.validation, say=console.say),
         checkpoints=checkpoints,
         progress=progress,
         tracker=tracker,
@@ -189,22 +188,6 @@ def _batches(run_dir: Opened, world: World, position: int, detours: Sequence[Det
         names=[source.name for source in run_dir.sources],
         detours=detours,
     )
-
-
-def _validation(run_dir: Opened, console: Console) -> Validation | MixedValidation | None:
-    config, found = run_dir.config, {}
-    for source in run_dir.sources:
-        tokens = config.data.sequence_tokens
-        blocks = blocks_of(source.index, config.data.fetch)
-        sequences = Sequences(source.index, "validation", tokens, cached_blocks=2, blocks=blocks)
-        if len(sequences):
-            found[source.name] = (source.weight, Validation(sequences, config.validation, tokens))
-        else:
-            of = f" of {source.name}" if len(run_dir.sources) > 1 else ""
-            console.say(f"no validation loss{of}: the data set's validation split holds no whole sequence")
-    if len(run_dir.sources) > 1 and found:
-        return MixedValidation(found)
-    return next((validation for _, validation in found.values()), None)
 
 
 def _reference(run_dir: Opened, console: Console) -> Reference | None:

@@ -5,15 +5,17 @@ python -m pretrain.evaluate run_dir=RUN tasks=[wikitext103,lambada,hellaswag] [f
 python -m pretrain.evaluate hf=FOLDER tasks=[text] files={text:FILE} [stride=256]
 torchrun --nproc-per-node 8 -m pretrain.evaluate …    shares the work among 8 GPUs
 
-The sequences of a data set are those that training validates on: the first of the split. A run keeps
-its scores in RUN/evaluations.jsonl. Tasks and their files: docs/evaluation.md.
+The sequences of a data set are those that training validates on: the first of the split, of each source
+if the run reads several. Where tasks or prompts are named, no data set is read unless it is named as well,
+by index=, split= or tokens=. A run keeps its scores in RUN/evaluations.jsonl. Tasks and their files:
+docs/evaluation.md.
 """
 
 import json
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,8 +23,7 @@ from torch import Tensor
 
 from conf import compose, typed
 from conf.command import run as run_command
-from conf.exits import ConfigError, DatasetError
-from data_prep.shards import Index
+from conf.exits import DatasetError
 from data_prep.tokenizer import load_tokenizer
 from pretrain import trained
 from pretrain.distributed import World, joined
@@ -31,11 +32,9 @@ from pretrain.evaluation.suite import SIZES, EvaluationConfig, Suite
 from pretrain.generation import NextLogits
 from pretrain.key_value_cache import KeyValueCache
 from pretrain.model import GPT
-from pretrain.stream.remote import FetchConfig
-from pretrain.stream.sequences import Sequences
-from pretrain.stream.sources import blocks_of, index_at, opened_sources
+from pretrain.stream.sources import DataConfig, opened_sources
 from pretrain.trained import EVALUATIONS, Trained
-from pretrain.validation import Validation, ValidationConfig
+from pretrain.validation import ValidationConfig, opened_validation
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class EvaluateConfig:
     hf: str | None = None
     checkpoint: str = "newest"
     index: str | None = None  # None: the run's own data set
-    split: str = "validation"
+    split: str | None = None  # None: validation, unless tasks or prompts are all that is asked for
     tokens: int | None = None  # None: as many as the run validates on
     tasks: list[str] = field(default_factory=list)
     files: dict[str, str] | None = None
@@ -62,8 +61,14 @@ class EvaluateConfig:
         if self.tokens is not None and self.tokens < 1:
             raise ValueError(f"tokens must be at least 1, not {self.tokens}")
         _ = self.benchmarks
-        if self.hf and not (self.index or self.tasks or self.prompts):
+        if self.hf and self.on_data_set and not self.index:
             raise ValueError("hf=FOLDER has no data set of its own; add tasks=[…], or index=DIR/index.json")
+
+    @property
+    def on_data_set(self) -> bool:
+        """Say whether the loss on a data set is asked for: by name, or because nothing else is."""
+        named = any(each is not None for each in (self.index, self.split, self.tokens))
+        return named or not (self.tasks or self.prompts)
 
     @property
     def benchmarks(self) -> EvaluationConfig:
@@ -83,9 +88,10 @@ def main(overrides: list[str]) -> None:
         with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=precision != "fp32"):
             suite = Suite(config.benchmarks, world, model.config, load_tokenizer())
             scores: dict[str, dict[str, float]] = {}
-            if config.index or run:
-                scores[config.split] = _on_data_set(model, run, config, world)
-                _say(config, run, world, config.split, scores[config.split])
+            if config.on_data_set:
+                for name, each in _on_data_set(model, run, config, world).items():
+                    scores[name] = each
+                    _say(config, run, world, name, each)
             for name in suite.names:
                 scores[name] = suite.scores(name, _token_scores(model))
                 _say(config, run, world, name, scores[name])
@@ -96,39 +102,38 @@ def main(overrides: list[str]) -> None:
             _record(Path(str(config.run_dir)), run, config, scores)
 
 
-def _on_data_set(model: GPT, run: Trained | None, config: EvaluateConfig, world: World) -> dict[str, float]:
-    """Return loss in nats per token, perplexity and bits per byte on a split.
+def _on_data_set(
+    model: GPT, run: Trained | None, config: EvaluateConfig, world: World
+) -> dict[str, dict[str, float]]:
+    """Return loss in nats per token, perplexity and bits per byte on a split, as training takes them.
 
+    Of a run that reads several sources, the mean by weight comes first, then each as SPLIT/SOURCE.
     Raises DatasetError if the split is absent or holds no whole sequence.
     """
-    index = _own_index(run) if run and not config.index else index_at(str(config.index))
-    length = run.config.data.sequence_tokens if run else model.config.context
-    blocks = blocks_of(index, run.config.data.fetch if run else FetchConfig())
-    sequences = Sequences(index, config.split, length, cached_blocks=2, blocks=blocks)
-    if not len(sequences):
-        raise DatasetError(
-            f"{index.location}: the split '{config.split}' holds no whole sequence of {length} tokens; "
-            "evaluate another split, or prepare with a larger validation.fraction"
-        )
+    data = run.config.data if run else DataConfig(sequence_tokens=model.config.context)
+    if config.index:
+        data = replace(data, index=config.index, mix=None, synthetic=None)
+    sources, split, said = opened_sources(data), config.split or "validation", list[str]()
     most = config.tokens or (run.config.validation if run else ValidationConfig()).tokens
     size = ValidationConfig(tokens=most, micro_sequences=config.micro_sequences)
-    validation = Validation(sequences, size, length)
+    validation = opened_validation(sources, data, size, say=said.append, split=split)
+    if validation is None:
+        raise DatasetError(
+            f"{', '.join(source.index.location for source in sources)}: the split '{split}' holds no whole "
+            f"sequence of {data.sequence_tokens} tokens; evaluate another split, or prepare with a larger "
+            "validation.fraction"
+        )
+    if world.primary:
+        print(*said, sep="\n", end="\n" if said else "", file=sys.stderr)
     loss = validation.loss(lambda inputs, targets: model(inputs, targets, reduction="sum"), world)
-    return {
-        "loss": loss,
-        "ppl": math.exp(min(loss, 700.0)),
-        "bpb": validation.bits_per_byte(loss),
-        "tokens": float(validation.tokens),
-    }
+    scores = {split: _told(loss, validation.bits_per_byte(loss), validation.tokens)}
+    for name, each in validation.by_source.items():
+        scores[f"{split}/{name}"] = _told(each.loss, each.bits_per_byte, each.tokens)
+    return scores
 
 
-def _own_index(run: Trained) -> Index:
-    """Return the index of the data set that a run trains on; raise ConfigError if it mixes several."""
-    sources = opened_sources(run.config.data)
-    if len(sources) > 1:
-        listed = ", ".join(f"{source.index.location}/index.json" for source in sources)
-        raise ConfigError(f"the run reads several data sets; give index= one of {listed}")
-    return sources[0].index
+def _told(loss: float, bits_per_byte: float, tokens: int) -> dict[str, float]:
+    return {"loss": loss, "ppl": math.exp(min(loss, 700.0)), "bpb": bits_per_byte, "tokens": float(tokens)}
 
 
 def _token_scores(model: GPT) -> TokenScores:

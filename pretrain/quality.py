@@ -22,7 +22,8 @@ def validate(run: Run) -> None:
     # A perplexity of e**700 says no more than infinity, and fits no double.
     metrics = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0)), "time/eval_s": seconds}
     metrics["val/bpb"] = run.validation.bits_per_byte(loss)
-    metrics |= {f"val/loss/{name}": each for name, each in run.validation.by_source.items()}
+    for name, source in run.validation.by_source.items():
+        metrics |= {f"val/loss/{name}": source.loss, f"val/bpb/{name}": source.bits_per_byte}
     metrics |= distance(run.reference, run.progress.tokens, loss)
     run.tracker.log(run.progress.step, run.progress.tokens, metrics)
     run.console.report(run.progress.step, metrics)

@@ -1,7 +1,7 @@
 """The validation loss: mean nats per token over a fixed set of sequences, the same on any number of ranks."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +13,7 @@ from data_prep.tokenizer import load_tokenizer
 from pretrain.cross_entropy import IGNORED
 from pretrain.distributed import World, summed
 from pretrain.stream.sequences import Sequences
+from pretrain.stream.sources import DataConfig, Source, blocks_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class ValidationConfig:
                 raise ValueError(f"validation.{name} must be at least 1, not {getattr(self, name)}")
 
 
+@dataclass(frozen=True)
+class SourceScore:
+    """What one source of a mixture has been found to be."""
+
+    loss: float  # nats per token
+    bits_per_byte: float
+    tokens: int
+
+
 class Validation:
     """The fixed sequences of one run: the first of the validation split, in the order of the shards."""
 
@@ -52,7 +62,7 @@ class Validation:
         ]
 
     @property
-    def by_source(self) -> dict[str, float]:
+    def by_source(self) -> dict[str, SourceScore]:
         """Return nothing: there is one source."""
         return {}
 
@@ -100,7 +110,7 @@ class MixedValidation:
     def __init__(self, sources: Mapping[str, tuple[float, Validation]]) -> None:
         """Take (weight, validation) of each source that has a validation split, by name."""
         self._sources = sources
-        self.by_source: dict[str, float] = {}  # the last losses
+        self.by_source: dict[str, SourceScore] = {}  # as last found
 
     @property
     def tokens(self) -> int:
@@ -109,20 +119,44 @@ class MixedValidation:
 
     def loss(self, loss_sum: Callable[[Tensor, Tensor], Tensor], world: World) -> float:
         """Return the mean of the sources' losses, weighted as they are in training; see Validation.loss."""
-        self.by_source = {name: each.loss(loss_sum, world) for name, (_, each) in self._sources.items()}
-        total = sum(weight for weight, _ in self._sources.values())
-        return sum(self.by_source[name] * weight for name, (weight, _) in self._sources.items()) / total
+        for name, (_, each) in self._sources.items():
+            loss = each.loss(loss_sum, world)
+            self.by_source[name] = SourceScore(loss, each.bits_per_byte(loss), each.tokens)
+        return self._mean({name: each.loss for name, each in self.by_source.items()})
 
     def bits_per_byte(self, _: float) -> float:
         """Return the mean of the sources' bits per byte, weighted alike, of the losses last taken."""
+        return self._mean({name: each.bits_per_byte for name, each in self.by_source.items()})
+
+    def _mean(self, values: Mapping[str, float]) -> float:
         total = sum(weight for weight, _ in self._sources.values())
-        return (
-            sum(
-                each.bits_per_byte(self.by_source[name]) * weight
-                for name, (weight, each) in self._sources.items()
-            )
-            / total
-        )
+        return sum(values[name] * weight for name, (weight, _) in self._sources.items()) / total
+
+
+def opened_validation(
+    sources: Sequence[Source],
+    data: DataConfig,
+    config: ValidationConfig,
+    *,
+    say: Callable[[str], None],
+    split: str = "validation",
+) -> Validation | MixedValidation | None:
+    """Return the validation of what a run reads, and say which sources have no whole sequence for it.
+
+    None if none has. Raises DatasetError if there is no such split.
+    """
+    found = {}
+    for source in sources:
+        blocks = blocks_of(source.index, data.fetch)
+        sequences = Sequences(source.index, split, data.sequence_tokens, cached_blocks=2, blocks=blocks)
+        if len(sequences):
+            found[source.name] = (source.weight, Validation(sequences, config, data.sequence_tokens))
+        else:
+            of = f" of {source.name}" if len(sources) > 1 else ""
+            say(f"no {split} loss{of}: the data set's {split} split holds no whole sequence")
+    if len(sources) > 1 and found:
+        return MixedValidation(found)
+    return next((validation for _, validation in found.values()), None)
 
 
 @cache

@@ -107,7 +107,7 @@ class Actors:
 
     def seal(self, _: object) -> None: ...
 
-    by_source: ClassVar[dict[str, float]] = {}
+    by_source: ClassVar[dict[str, Any]] = {}
 
     def proportions(self, _: int) -> dict[str, float]:
         return {}

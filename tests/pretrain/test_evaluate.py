@@ -1,7 +1,11 @@
 import contextlib
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,9 +109,71 @@ def test_benchmarks_of_a_run_and_of_its_export_are_equal_and_land_on_its_model_c
     )
 
 
+@pytest.fixture(scope="module")
+def mixed_run(tiny_index: Path, other_index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run of two steps that reads two data sets, copies that may be removed."""
+    folder = tmp_path_factory.mktemp("mixed")
+    sources = {"web": (tiny_index, 3), "books": (other_index, 1)}
+    for name, (index, _) in sources.items():
+        shutil.copytree(index.parent, folder / name)
+    mix = ",".join(
+        f"{{index:{folder / name}/index.json,weight:{weight}}}" for name, (_, weight) in sources.items()
+    )
+    command = [sys.executable, "-m", "pretrain.train", "experiment=smoke", f"data.mix=[{mix}]", "steps=2"]
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    environment = {name: value for name, value in os.environ.items() if name not in launcher}
+    done = subprocess.run(
+        [*command, "schedule.warmup_steps=1", f"run_dir={folder / 'run'}"],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def test_every_source_of_a_mixture_is_scored_as_in_training(
+    mixed_run: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [json.loads(line) for line in (mixed_run / "metrics.jsonl").read_text().splitlines()]
+    recorded = [row for row in rows if "val/loss" in row][-1]
+    evaluate.main([f"run_dir={mixed_run}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    for line, name in zip(lines, ("", "/web", "/books"), strict=True):
+        loss, bpb = recorded[f"val/loss{name}"], recorded[f"val/bpb{name}"]
+        assert f"step=2 validation{name}: loss={loss:.4f} ppl={math.exp(loss):.4f} bpb={bpb:.4f} " in line
+    by_weight = (3 * recorded["val/loss/web"] + recorded["val/loss/books"]) / 4
+    assert recorded["val/loss"] == pytest.approx(by_weight, rel=1e-6)
+    assert recorded["val/loss/web"] != recorded["val/loss/books"]
+    kept = [json.loads(line) for line in (mixed_run / "evaluations.jsonl").read_text().splitlines()]
+    assert [each["task"] for each in kept] == ["validation", "validation/web", "validation/books"]
+
+
+def test_tasks_alone_need_no_data_set(mixed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "own.txt").write_text("the of and a in to it " * 30)
+    asked = [f"run_dir={mixed_run}", "tasks=[text]", f"files={{text:{tmp_path / 'own.txt'}}}"]
+    evaluate.main([*asked, "split=validation"])
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    for name in ("web", "books"):
+        shutil.move(mixed_run.parent / name, tmp_path / name)
+    try:
+        evaluate.main(asked)
+        assert len(capsys.readouterr().out.splitlines()) == 1
+        with pytest.raises(DatasetError, match=r"web/index\.json does not exist"):
+            evaluate.main([f"run_dir={mixed_run}"])
+    finally:
+        for name in ("web", "books"):
+            shutil.move(tmp_path / name, mixed_run.parent / name)
+
+
 def test_a_hugging_face_folder_alone_says_what_is_missing(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"add tasks=\[…\], or index="):
         evaluate.main([f"hf={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"add tasks=\[…\], or index="):
+        evaluate.main([f"hf={tmp_path}", "tasks=[lambada]", "split=train"])
     with pytest.raises(ConfigError, match="not one of: wikitext2"):
         evaluate.main([f"hf={tmp_path}", "tasks=[mmlu]"])
 
