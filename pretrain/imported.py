@@ -32,37 +32,60 @@ _REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "tie_word_embeddings": (True, None),
     "add_cross_attention": (False, None),
 }
+_SIZES = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+_LARGEST_SIZE = 2**20  # no GPT-2's is; products of larger ones overflow a tensor's shape
 
 
 def shape(folder: Path) -> GPTConfig:
     """Return the shape of the folder's model, without dropout. Raises ConfigError if it is no GPT-2."""
     path = folder / _CONFIG
-    try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(
-            f"{folder} holds no {_CONFIG}; give a Hugging Face folder, as pretrain.export writes it"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON; export or download the model again") from error
+    found = _settings(path)
     for name, values in _REQUIRED.items():
         if found.get(name) not in values:
             raise ConfigError(
                 f"{path}: {name} is {found.get(name)!r}, a GPT-2 has {values[0]!r}; choose another model"
             )
-    if found.get("n_inner") not in (None, 4 * found["n_embd"]):
-        raise ConfigError(f"{path}: n_inner is {found['n_inner']}, a GPT-2 has 4 × n_embd; choose another")
+    sizes = {name: _size(path, found, name) for name in _SIZES}
+    if found.get("n_inner") not in (None, 4 * sizes["n_embd"]):
+        raise ConfigError(f"{path}: n_inner is {found['n_inner']!r}, a GPT-2 has 4 × n_embd; choose another")
     try:
         return GPTConfig(
-            layers=found["n_layer"],
-            heads=found["n_head"],
-            channels=found["n_embd"],
-            context=found["n_positions"],
-            vocabulary=found["vocab_size"],
-            padded_vocabulary=-(-found["vocab_size"] // _TENSOR_CORES) * _TENSOR_CORES,
+            layers=sizes["n_layer"],
+            heads=sizes["n_head"],
+            channels=sizes["n_embd"],
+            context=sizes["n_positions"],
+            vocabulary=sizes["vocab_size"],
+            padded_vocabulary=-(-sizes["vocab_size"] // _TENSOR_CORES) * _TENSOR_CORES,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} describes no GPT-2 ({error}); choose another model") from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Return what `path` holds. Raises ConfigError if that is no JSON object."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"{path.parent} holds no {_CONFIG}; give a Hugging Face folder, as pretrain.export writes it"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no JSON; export or download the model again") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is no JSON object; export or download the model again")
+    return found
+
+
+def _size(path: Path, found: Mapping[str, Any], name: str) -> int:
+    if name not in found:
+        raise ConfigError(f"{path}: {name} is missing; export or download the model again")
+    value = found[name]
+    if type(value) is not int or not 1 <= value <= _LARGEST_SIZE:
+        raise ConfigError(
+            f"{path}: {name} is {value!r}, not a whole number above 0 (at most {_LARGEST_SIZE:,}); "
+            "choose another model"
+        )
+    return value
 
 
 def weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
@@ -84,8 +107,13 @@ def weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
     unknown = [name for name in held if not name.endswith((".attn.bias", ".attn.masked_bias"))]  # masks
     if unknown:
         raise CorruptError(f"{folder}: the tensor {min(unknown)} belongs to no GPT-2")
-    padding = config.padded_vocabulary - len(found["wte.weight"])
     embedding = found["wte.weight"]
+    if embedding.ndim != 2 or len(embedding) != config.vocabulary:
+        raise CorruptError(
+            f"{folder}: wte.weight has shape {tuple(embedding.shape)}, {_CONFIG} means "
+            f"{config.vocabulary:,} rows"
+        )
+    padding = config.padded_vocabulary - len(embedding)
     found["wte.weight"] = torch.cat([embedding, embedding.new_zeros(padding, embedding.shape[1])])
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in GPT(config).named_parameters()}
@@ -109,10 +137,7 @@ def load(folder: Path, device: torch.device) -> GPT:
 def _tensors(folder: Path) -> dict[str, Tensor]:
     """Return every tensor, under GPT2LMHeadModel's names."""
     index = folder / f"{_WEIGHTS}.index.json"
-    if index.exists():
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    else:
-        names = [_WEIGHTS]
+    names = _files(index) if index.exists() else [_WEIGHTS]
     held: dict[str, Tensor] = {}
     for name in names:
         path = folder / Path(name).name  # of the folder itself, whatever the index says
@@ -128,3 +153,14 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         except safetensors.SafetensorError as error:
             raise CorruptError(f"{path} is damaged ({error}); export or download it again") from error
     return held
+
+
+def _files(index: Path) -> list[str]:
+    """Return the names of the files that the weights are divided among."""
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        if names and all(isinstance(name, str) for name in names):
+            return sorted(names)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise CorruptError(f"{index} names no files of weights; export or download it again")

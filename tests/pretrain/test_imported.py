@@ -155,7 +155,59 @@ def test_a_model_that_is_no_gpt2_is_refused_by_what_differs(setting: str, value:
         imported.load(folder, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("damage", ["missing", "shape", "unknown", "head", "cut", "gone"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"n_embd": None}, "n_embd is None, not a whole number above 0"),
+        ({"n_embd": "32"}, "n_embd is '32', not"),
+        ({"n_embd": [32]}, r"n_embd is \[32\], not"),
+        ({"n_layer": 2.0}, "n_layer is 2.0, not"),
+        ({"n_layer": True}, "n_layer is True, not"),
+        ({"n_head": 0}, "n_head is 0, not"),
+        ({"vocab_size": -5}, "vocab_size is -5, not"),
+        ({"n_positions": 10**20}, "n_positions is 100000000000000000000, not"),
+        ({"n_inner": "128"}, "n_inner is '128'"),
+        ({"model_type": ["gpt2"]}, r"model_type is \['gpt2'\]"),
+        ({"activation_function": {}}, "activation_function is {}"),
+        ([], "is no JSON object"),
+        ("gpt2", "is no JSON object"),
+        (None, "is no JSON object"),
+    ],
+    ids=str,
+)
+def test_a_configuration_of_wrong_values_is_refused_in_one_line(content: Any, told: str, tmp_path: Path):
+    folder = written(randomised(SHAPES[0]), tmp_path / "hf")
+    path = folder / "config.json"
+    if isinstance(content, dict):
+        content = {**json.loads(path.read_text()), **content}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=told) as caught:
+        imported.load(folder, torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["n_embd", "n_layer", "n_head", "n_positions", "vocab_size"])
+def test_a_configuration_that_lacks_a_size_is_refused_by_its_name(name: str, tmp_path: Path):
+    folder = written(randomised(SHAPES[0]), tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    del config[name]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=f"{name} is missing"):
+        imported.load(folder, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b'{"weight_map": []}', b'{"weight_map": {"a": 1}}', b"{", b"\xff"]
+)
+def test_a_list_of_files_that_is_none_is_refused_in_one_line(content: bytes, tmp_path: Path):
+    folder = written(randomised(SHAPES[0]), tmp_path / "hf")
+    (folder / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(CorruptError, match="export or download it again") as caught:
+        imported.load(folder, torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "rows", "unknown", "head", "cut", "gone"])
 def test_weights_that_do_not_fit_are_refused_in_one_line(damage: str, tmp_path: Path):
     model = randomised(SHAPES[0])
     folder = written(model, tmp_path / "hf")
@@ -165,6 +217,8 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(damage: str, tmp_path: 
         del tensors["transformer.h.1.ln_1.bias"]
     elif damage == "shape":
         tensors["transformer.wpe.weight"] = tensors["transformer.wpe.weight"][:8].contiguous()
+    elif damage == "rows":
+        tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"][:8].contiguous()
     elif damage == "unknown":
         tensors["transformer.h.0.adapter.weight"] = torch.zeros(2)
     elif damage == "head":
