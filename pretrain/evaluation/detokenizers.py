@@ -3,7 +3,8 @@
 A GPT-2 has never seen "do n't" or " @-@ ". Its paper (Radford et al., 2019, section 3.1) therefore
 scores WikiText and Penn Treebank through invertible de-tokenisers, worth 2.5 to 5 of perplexity.
 They are not published; these are the rules that Megatron-LM (tasks/zeroshot_gpt/detokenizer.py)
-and lm-evaluation-harness (tasks/wikitext/preprocess_wikitext.py) use, in their order.
+and lm-evaluation-harness (tasks/wikitext/preprocess_wikitext.py) use, in their order, but for one: see
+`penn_treebank`.
 """
 
 import re
@@ -37,10 +38,9 @@ _PENN_TREEBANK = (
     (" \n", "\n"),
     ("\n ", "\n"),
     (" n't", "n't"),
-    (" N ", "1 "),
-    ("$ 1", "$1"),
-    ("# 1", "#1"),
 )
+_PENN_TREEBANK_NUMBER = re.compile(r"(?<!\S)N(?!\S)")
+_PENN_TREEBANK_SIGNS = (("$ 1", "$1"), ("# 1", "#1"))
 
 
 def wikitext(text: str) -> str:
@@ -52,8 +52,15 @@ def wikitext(text: str) -> str:
 
 
 def penn_treebank(text: str) -> str:
-    """Return the Penn Treebank's lower-case sentences as a newspaper would print them."""
-    return _replaced(text, _PENN_TREEBANK)
+    """Return the Penn Treebank's sentences with their words joined as in print, and 1 for each number.
+
+    They stay lower-case, without quotation marks, their rare words `<unk>`. A number, which the corpus
+    writes N, keeps its space but after $ and #. Megatron's rule, `" N "` to `"1 "`, takes the space of all
+    ("sales of1 units") and misses an N that ends a line or follows another; what it then does to "$ 1"
+    and "# 1" shows that this was not meant. A perplexity by its rule is another one than by this.
+    """
+    text = _replaced(text, _PENN_TREEBANK)
+    return _replaced(_PENN_TREEBANK_NUMBER.sub("1", text), _PENN_TREEBANK_SIGNS)
 
 
 def _replaced(text: str, rules: tuple[tuple[str, str], ...]) -> str:
