@@ -19,6 +19,7 @@ from pretrain.engine import Engine
 from pretrain.export import hugging_face_config
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.optim import AdamWConfig, adamw
+from pretrain.step.float8 import Float8Linear
 from pretrain.zero import ZeroConfig, stage_among
 
 import deepspeed  # isort: skip (after our engine, which tells it the device)
@@ -28,19 +29,26 @@ OPTIM = AdamWConfig()
 _SEED = 0
 
 
-def fresh(shape: GPTConfig, device: torch.device) -> GPT:
+def fresh(shape: GPTConfig, device: torch.device, *, fp8: bool = False) -> GPT:
     """Return our model as every contender begins with it."""
-    model = GPT(shape)
+    model = GPT(shape, linear=Float8Linear if fp8 else nn.Linear)
     initialise(model, _SEED)
     return model.to(device)
 
 
 def ours(
-    shape: GPTConfig, plan: BatchPlan, world: World, *, precision: str, compiled: bool, stage: int = 1
+    shape: GPTConfig,
+    plan: BatchPlan,
+    world: World,
+    *,
+    precision: str,
+    compiled: bool,
+    stage: int = 1,
+    fp8: bool = False,
 ) -> Step:
     """Return a step of this project's engine."""
     engine = Engine(
-        fresh(shape, world.device),
+        fresh(shape, world.device, fp8=fp8),
         optim=OPTIM,
         zero=ZeroConfig(stage=stage_among(world.size, stage, precision)),
         precision=precision,

@@ -36,6 +36,10 @@ _NANOGPT_DEFAULT = 12  # its train.py's batch_size
 _LONGEST_SECONDS = 180  # of one contender, compiling included
 
 
+# Where products in FP8 may pay; tiny only to see that it runs.
+_FP8 = ("gpt2_774m", "gpt2_1558m", "tiny")
+
+
 def main() -> None:
     """Run everything that there is time for."""
     asked = argparse.ArgumentParser(description=__doc__)
@@ -72,7 +76,10 @@ def _contenders(model: str, nanogpt: Path | None) -> list[tuple[str, list[str]]]
         ]
     half = ["--micro", str(max(1, micro // 2)), "--accumulation", str(2 * accumulation)]
     found.append(("transformers, default DeepSpeed", ["deepspeed", *half]))
-    return [*found, ("ours, again", ["ours", *cut])]
+    found.append(("ours, again", ["ours", *cut]))
+    if model in _FP8:
+        found.append(("ours, fp8", ["ours_fp8", *cut]))
+    return found
 
 
 def _run(arguments: list[str], ends: float) -> dict[str, Any]:

@@ -30,7 +30,7 @@ _RATE = 3e-4
 def main() -> None:
     """Run what the command line asks for."""
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("contender", choices=("ceilings", "ours", "nanogpt", "deepspeed"))
+    asked.add_argument("contender", choices=("ceilings", "ours", "ours_fp8", "nanogpt", "deepspeed"))
     asked.add_argument("--model", default="gpt2_124m")
     asked.add_argument("--micro", type=int, default=8)
     asked.add_argument("--accumulation", type=int, default=1)
@@ -59,8 +59,9 @@ def _step(
     contender: str, shape: GPTConfig, plan: BatchPlan, world: World, nanogpt: Path | None
 ) -> contenders.Step:
     gpu = world.device.type == "cuda"
-    if contender == "ours":
-        return contenders.ours(shape, plan, world, precision="autocast", compiled=gpu)
+    if contender in ("ours", "ours_fp8"):
+        fp8 = contender == "ours_fp8"
+        return contenders.ours(shape, plan, world, precision="autocast", compiled=gpu, fp8=fp8)
     if contender == "deepspeed":
         return contenders.transformers_deepspeed(shape, plan, world.device)
     assert nanogpt is not None, "nanoGPT needs --nanogpt PATH"

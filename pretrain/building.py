@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from torch import nn
 
+from conf.exits import ConfigError
 from data_prep.tokenizer import load_tokenizer
 from pretrain import trained
 from pretrain.batch import BatchPlan
@@ -29,6 +31,7 @@ from pretrain.opening import Opened
 from pretrain.peak import peak_flops
 from pretrain.roll_back import RollBack, losses_up_to
 from pretrain.run import Run
+from pretrain.step.float8 import Float8Linear, has_float8
 from pretrain.stream import ledger
 from pretrain.stream.data import Batches
 from pretrain.stream.detours import Detour, merged
@@ -51,6 +54,10 @@ def built(
 ) -> Iterator[Run]:
     """Build everything that trains, with the state of the newest checkpoint, if there is one."""
     config, plan = run_dir.config, run_dir.plan
+    if config.fp8 and not has_float8(world.device):
+        raise ConfigError(
+            "fp8=true needs a GPU of compute capability 8.9 (Ada, Hopper) or later; use fp8=false"
+        )
     model = _model(run_dir)
     engine = _engine(model, config, plan, world)
     checkpoints = _checkpoints(run_dir, world, tracker)
@@ -116,7 +123,12 @@ def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> E
 def _model(run_dir: Opened) -> GPT:
     """Return the model as the run begins; where it has a checkpoint, that one counts."""
     config = run_dir.config
-    model = GPT(config.model, end_of_text=config.end_of_text, recompute=config.recompute)
+    model = GPT(
+        config.model,
+        end_of_text=config.end_of_text,
+        recompute=config.recompute,
+        linear=Float8Linear if config.fp8 else nn.Linear,
+    )
     if config.init_from and run_dir.fresh:
         model.load_state_dict(trained.initial_weights(Path(config.init_from), config.model))
     else:

@@ -18,7 +18,7 @@ from pretrain.norms import NormsConfig
 from pretrain.optim import MUON_KNOWS_NO_WIDTHS, AdamWConfig
 from pretrain.roll_back import RollBackConfig
 from pretrain.schedule import ScheduleConfig
-from pretrain.step import recomputation
+from pretrain.step import float8, recomputation
 from pretrain.step.lengths import RowLengths
 from pretrain.stream.sources import DataConfig
 from pretrain.validation import ValidationConfig
@@ -96,6 +96,7 @@ class TrainConfig:
     seed: int = 1337
     precision: str = "autocast"
     compile: bool = False
+    fp8: bool = False
     recompute: str = "none"
     resume: str = "auto"
     tokens: int | None = None
@@ -145,6 +146,7 @@ class TrainConfig:
                 "precision=bf16 is wrong at zero.stage 0 (DeepSpeed 0.19.8 takes a step too many); "
                 "use zero=stage1, or precision=autocast"
             )
+        self._refuse_what_float8_cannot()
         if self.data.sequence_tokens > self.model.context:
             raise ValueError(
                 f"data.sequence_tokens {self.data.sequence_tokens} is longer than model.context "
@@ -157,6 +159,18 @@ class TrainConfig:
                 f"data.document_mask=true needs model.dropout=0, not {self.model.dropout}: its attention "
                 "kernel has no dropout"
             )
+
+    def _refuse_what_float8_cannot(self) -> None:
+        if not self.fp8:
+            return
+        if self.precision == "fp32":
+            raise ValueError("fp8=true trains in bf16 between its products; use precision=autocast or bf16")
+        for name, size in (
+            ("model.channels", self.model.channels),
+            ("data.sequence_tokens", self.data.sequence_tokens),
+        ):
+            if size % float8.MULTIPLE:
+                raise ValueError(f"fp8=true needs {name} in multiples of {float8.MULTIPLE}, not {size}")
 
     @property
     def end_of_text(self) -> int | None:

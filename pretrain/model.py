@@ -68,12 +68,12 @@ class GPTConfig:
 class Attention(nn.Module):
     """Causal self-attention over all heads at once."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, linear: type[nn.Linear] = nn.Linear) -> None:
         super().__init__()
         self.heads = config.heads
         self.dropout = config.dropout
-        self.c_attn = nn.Linear(config.channels, 3 * config.channels)
-        self.c_proj = nn.Linear(config.channels, config.channels)
+        self.c_attn = linear(config.channels, 3 * config.channels)
+        self.c_proj = linear(config.channels, config.channels)
 
     def forward(self, x: Tensor, within: Documents | None = None, cache: LayerCache | None = None) -> Tensor:
         """Return (B, T, C) from (B, T, C).
@@ -99,11 +99,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The position-wise layer: C → 4C → C."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, linear: type[nn.Linear] = nn.Linear) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.c_fc = nn.Linear(config.channels, 4 * config.channels)
-        self.c_proj = nn.Linear(4 * config.channels, config.channels)
+        self.c_fc = linear(config.channels, 4 * config.channels)
+        self.c_proj = linear(4 * config.channels, config.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, C) from (B, T, C)."""
@@ -114,12 +114,12 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer of the residual stream."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, linear: type[nn.Linear] = nn.Linear) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.channels)
-        self.attn = Attention(config)
+        self.attn = Attention(config, linear)
         self.ln_2 = nn.LayerNorm(config.channels)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, linear)
 
     def forward(self, x: Tensor, within: Documents | None = None, cache: LayerCache | None = None) -> Tensor:
         """Return (B, T, C) from (B, T, C)."""
@@ -130,10 +130,18 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A GPT-2 language model. Call it for the loss; `logits` for what it predicts."""
 
-    def __init__(self, config: GPTConfig, *, end_of_text: int | None = None, recompute: str = "none") -> None:
+    def __init__(
+        self,
+        config: GPTConfig,
+        *,
+        end_of_text: int | None = None,
+        recompute: str = "none",
+        linear: type[nn.Linear] = nn.Linear,
+    ) -> None:
         """Take the token that begins a document, if documents are not to see each other.
 
-        `recompute` is how much the backward pass computes again, see pretrain.step.recomputation.
+        `recompute` is how much the backward pass computes again, see pretrain.step.recomputation; `linear` is
+        what the blocks' matrices lie in, see pretrain.step.float8.
         """
         super().__init__()
         self.config = config
@@ -141,7 +149,7 @@ class GPT(nn.Module):
         self._end_of_text = end_of_text
         self.wte = nn.Embedding(config.padded_vocabulary, config.channels)
         self.wpe = nn.Embedding(config.context, config.channels)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.h = nn.ModuleList(Block(config, linear) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(config.channels)
 
     def forward(

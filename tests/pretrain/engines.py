@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.batch import BatchPlan
 from pretrain.distributed import World
@@ -22,8 +22,10 @@ RATE = 3e-3
 KINDS = [(p, s) for p in ("fp32", "autocast", "bf16") for s in range(4) if (p, s) != ("bf16", 0)]
 
 
-def fresh_model(*, seed: int = 0, kind: type[GPT] = GPT, **changed: Any) -> GPT:
-    model = kind(GPTConfig(**{**vars(TINY), **changed}))
+def fresh_model(
+    *, seed: int = 0, kind: type[GPT] = GPT, linear: type[nn.Linear] = nn.Linear, **changed: Any
+) -> GPT:
+    model = kind(GPTConfig(**{**vars(TINY), **changed}), linear=linear)
     initialise(model, seed)
     return model
 

@@ -8,6 +8,7 @@ from torch._dynamo.utils import counters
 import pretrain.engine
 from pretrain.distributed import World
 from pretrain.model import GPT
+from pretrain.step.float8 import Float8Linear
 
 # Dynamo looks at the .grad of what it traces, leaf or not.
 pytestmark = pytest.mark.filterwarnings(
@@ -47,6 +48,16 @@ def test_a_whole_model_has_one_graph_to_train_and_one_to_evaluate(world: World):
     assert found == pytest.approx(expected, rel=1e-6), (
         "the graph computes what the program said, but for rounding"
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does it
+def test_products_in_fp8_break_no_graph(world: World):
+    eager, found = (
+        fifty_steps(world, precision="autocast", compiled=how, model=fresh_model(linear=Float8Linear))
+        for how in (False, "eager")
+    )
+    assert found[1] == (2, 0, 0)
+    assert found[0] == pytest.approx(eager[0], rel=1e-2), "roundings part, and grow"
 
 
 def test_a_deep_model_has_one_graph_for_all_its_blocks(world: World, monkeypatch):

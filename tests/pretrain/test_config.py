@@ -12,6 +12,7 @@ FIXED = {
     "steps",
     "seed",
     "precision",
+    "fp8",
     *(
         f"batch.{name}"
         for name in ("tokens", "warmup_from", "warmup_tokens", "rows_from", "rows_warmup_tokens")
@@ -77,6 +78,27 @@ def test_the_loop_gets_the_runs_own_settings():
 def test_a_value_out_of_range_is_refused(wrong: dict[str, object]):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainConfig(**{"run_dir": "RUN", "steps": 1, **wrong})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("precision=fp32", "use precision=autocast or bf16"),
+        ("model.channels=72", r"model\.channels in multiples of 16, not 72"),
+        ("data.sequence_tokens=24", r"data\.sequence_tokens in multiples of 16, not 24"),
+    ],
+)
+def test_fp8_is_refused_where_its_products_cannot_be_taken(asked: str, message: str):
+    given = [
+        "experiment=smoke",
+        "data.index=DATA/index.json",
+        "run_dir=RUN",
+        "fp8=true",
+        "precision=autocast",
+    ]
+    typed(TrainConfig, compose("train", given))
+    with pytest.raises(ConfigError, match=message):
+        typed(TrainConfig, compose("train", [*given, asked]))
 
 
 @pytest.mark.parametrize("asked", ["evaluation.tasks=[lambada]", "evaluation.prompts=[a]"])

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from engines import RATE, engine, fresh_model, micro_batches, same_bits, whole_state
 from test_fragments import transferred
+from torch import nn
 
 from pretrain.cross_entropy import IGNORED, head_loss
 from pretrain.distributed import World
 from pretrain.engine import Engine
 from pretrain.step.attention import choose_attention
+from pretrain.step.float8 import Float8Linear, has_float8
 from pretrain.step.readback import Readback
 
 pytestmark = [
@@ -98,6 +100,21 @@ def test_a_compiled_step_is_one_graph_and_learns_the_same(world: World):
     assert found == pytest.approx(expected, rel=5e-3)
     eager.close()
     compiled.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does it
+def test_fp8_learns_as_bf16_does_in_one_graph(world: World):
+    if not has_float8(world.device):
+        pytest.skip("this GPU has no FP8: compute capability 8.9 (Ada) or later has")
+    torch._dynamo.reset()
+    losses = []
+    for linear in (nn.Linear, Float8Linear):
+        ours = engine(world, stage=1, precision="autocast", compiled=True, model=fresh_model(linear=linear))
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            losses.append(trained(ours, world, 50))
+        ours.close()
+        torch._dynamo.reset()
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
 
 
 def test_autocast_learns_as_fp32_does(world: World):
