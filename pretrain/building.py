@@ -106,11 +106,12 @@ def built(
 
 
 def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> Engine:
-    stage = stage_among(world.size, config.zero.stage, config.precision)
+    zero = config.zero
+    stage = stage_among(world.size, zero.stage, config.precision, offload=zero.offload)
     return Engine(
         model,
         optim=config.optim,
-        zero=replace(config.zero, stage=stage),
+        zero=replace(zero, stage=stage),
         precision=config.precision,
         plan=plan,
         world=world,

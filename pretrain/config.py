@@ -147,6 +147,7 @@ class TrainConfig:
                 "use zero=stage1, or precision=autocast"
             )
         self._refuse_what_float8_cannot()
+        self._refuse_what_offload_cannot()
         if self.data.sequence_tokens > self.model.context:
             raise ValueError(
                 f"data.sequence_tokens {self.data.sequence_tokens} is longer than model.context "
@@ -171,6 +172,16 @@ class TrainConfig:
         ):
             if size % float8.MULTIPLE:
                 raise ValueError(f"fp8=true needs {name} in multiples of {float8.MULTIPLE}, not {size}")
+
+    def _refuse_what_offload_cannot(self) -> None:
+        if not self.zero.offload:
+            return
+        # DeepSpeed 0.19.8 sums offloaded gradients by the accumulation that it was made with; and what is
+        # not finite stays in its sums, in fp32, of bf16 gradients.
+        if self.batch.warmup_from is not None:
+            raise ValueError("zero.offload=true needs a batch of one size; leave out batch.warmup_from")
+        if self.precision == "bf16" and self.zero.stage == 2:
+            raise ValueError("zero.offload=true at zero.stage 2 needs precision=autocast; or use zero=stage1")
 
     @property
     def end_of_text(self) -> int | None:

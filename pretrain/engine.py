@@ -50,7 +50,7 @@ class StepResult(NamedTuple):
 def settings(zero: ZeroConfig, precision: str, plan: BatchPlan, clip_norm: float) -> dict[str, Any]:
     """Return DeepSpeed's configuration. Unknown top-level keys are ignored by it, so none is passed on."""
     optimization: dict[str, Any] = {"stage": zero.stage}
-    if zero.stage in (1, 2):
+    if zero.stage in (1, 2) and not zero.offload:
         optimization["compute_grad_norm"] = False  # in fp64, tensor by tensor; see pretrain.step.clipping
     if zero.stage:
         optimization |= {
@@ -60,22 +60,26 @@ def settings(zero: ZeroConfig, precision: str, plan: BatchPlan, clip_norm: float
             "reduce_bucket_size": zero.reduce_bucket,
             "allgather_bucket_size": zero.gather_bucket,
         }
+    if zero.offload:
+        optimization["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": plan.micro_sequences,
         "gradient_accumulation_steps": plan.accumulation,
-        # Spelled out, as the default became 1.0 in 0.19.3. Below stage 3 the optimizer clips by itself.
-        "gradient_clipping": clip_norm if zero.stage == 3 else 0.0,
+        # Spelled out, as the default became 1.0 in 0.19.3. Elsewhere the optimizer clips by itself.
+        "gradient_clipping": clip_norm if _deepspeed_clips(zero) else 0.0,
         "zero_optimization": optimization,
         # Cautious decay is AdamW to ZeRO: element by element, with the same state.
         "zero_allow_untested_optimizer": True,
+        # torch's fused AdamW is a CPU's, too; DeepSpeed's own would be compiled first.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
         "log_level": "WARNING",
         # On by default, and it synchronises the device twice a step.
         "timers": {"throughput": {"enabled": False}},
     }
     if precision == "bf16":
-        # The search for infinities, tensor by tensor and with a wait for each, is stage 3's alone.
-        config["bf16"] = {"enabled": True, "check_grad_overflow": zero.stage == 3}
+        # The search for infinities, tensor by tensor and with a wait for each, is for those alone.
+        config["bf16"] = {"enabled": True, "check_grad_overflow": _deepspeed_clips(zero)}
         if zero.stage >= 2:
             # At stage 1 this would select another optimizer, without overlap.
             config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -86,6 +90,11 @@ def settings(zero: ZeroConfig, precision: str, plan: BatchPlan, clip_norm: float
             # memory, and a resumed run, which reads the exact ones, parts from it (by 3e-5 in loss).
             config["torch_autocast"]["lower_precision_safe_modules"] = []
     return config
+
+
+def _deepspeed_clips(zero: ZeroConfig) -> bool:
+    """Say whether DeepSpeed itself finds the norm, clips, and skips what is not finite."""
+    return zero.stage == 3 or zero.offload
 
 
 class Engine:
@@ -107,6 +116,7 @@ class Engine:
         self.plan = plan
         self.step = 0  # optimizer steps done, skipped ones included
         self.stage = zero.stage
+        self._deepspeed_clips = _deepspeed_clips(zero)
         self._precision = precision
         self._optim = optim
         self._world = world
@@ -165,7 +175,7 @@ class Engine:
 
     def _update(self) -> Tamed:
         """Move the weights, by the gradient that is complete on all ranks, or leave them; say which."""
-        if self.stage < 3:
+        if not self._deepspeed_clips:
             tamed = self._clipping.tame(self._gradients())
             self._engine.step()
             return tamed

@@ -131,8 +131,8 @@ class _Way:
     def sharding(self) -> Sharding:
         asked = self.question
         ranks = self.cut.ranks
-        stage = stage_among(ranks, self.stage, asked.precision)
-        return Sharding(stage, ranks, reduce_bucket=asked.reduce_bucket, overlap=asked.overlap)
+        stage = stage_among(ranks, self.stage, asked.precision, offload=asked.offload)
+        return Sharding(stage, ranks, asked.offload, asked.reduce_bucket, asked.overlap)
 
     @property
     def work(self) -> Work:

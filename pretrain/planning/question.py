@@ -30,6 +30,7 @@ class Question:
     compiled: bool
     recompute: str
     stage: int
+    offload: bool
     overlap: bool
     reduce_bucket: int
     keep_last: int
@@ -109,6 +110,7 @@ def question(raw: DictConfig, config: PlanConfig, name: str) -> Question:
         compiled=bool(raw.compile),
         recompute=str(OmegaConf.select(raw, "recompute", default="none")),
         stage=int(raw.zero.stage),
+        offload=bool(raw.zero.offload),
         overlap=bool(raw.zero.overlap),
         reduce_bucket=int(raw.zero.reduce_bucket),
         keep_last=int(raw.checkpoint.keep_last),

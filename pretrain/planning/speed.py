@@ -22,6 +22,9 @@ _CPU_SHARE = 0.45  # of the peak, for all of a step; measured on the demo
 _ELEMENTWISE = {True: 98, False: 160}
 _LOSS_BYTES = {True: 6, False: 36}
 _OPTIMIZER_BYTES = {0: 30, 1: 106, 2: 106, 3: 106}  # for each parameter and step; 106 is DeepSpeed's path
+# Offloaded: AdamW's traffic in the host's memory, which its ranks share, and both ways over PCIe 4. Model.
+_HOST_ADAM_BYTES, _HOST_BYTES_PER_S = 34, 300e9
+_PCIE_BYTES, _PCIE_BYTES_PER_S = 8, 20e9
 # Below this a GPU waits for Python: launches, and DeepSpeed's hook on every parameter. Model.
 _HOST_SECONDS_PER_LAYER = 4e-4
 _BACKWARD_SHARE = 2 / 3  # of a micro-batch's time, in which gradients can be reduced unnoticed
@@ -62,6 +65,9 @@ def speed(
     compute = accumulation * micro
     share = shape.padded_parameters / (1 if sharding.stage == 0 else sharding.ranks)
     optimizer = _OPTIMIZER_BYTES[sharding.stage] * share / (device.memory_bytes_per_s * _COPY_SHARE)
+    if sharding.offload:
+        host = _HOST_ADAM_BYTES * min(ranks_per_node, sharding.ranks) / _HOST_BYTES_PER_S
+        optimizer = share * (host + _PCIE_BYTES / _PCIE_BYTES_PER_S)
     communication = _exposed_seconds(
         shape, device, sharding, work, micro=micro, accumulation=accumulation, ranks_per_node=ranks_per_node
     )

@@ -126,9 +126,7 @@ def _memory_block(question: Question, plan: Plan) -> str:
     lines.append(f"  {'sum':<20}" + _row([f"{sum(parts.values()) / _GIB:.2f}" for parts in table.values()]))
     limit = question.device.memory_gib * _GIB
     fits = ["fits" if sum(parts.values()) <= limit else "no" for parts in table.values()]
-    lines.append(
-        f"  {'':<20}" + _row(fits) + "   (offload: for comparison; this trainer keeps all on the GPU)"
-    )
+    lines.append(f"  {'':<20}" + _row(fits) + "   (offload: zero.offload=true)")
     return "\n".join(lines)
 
 

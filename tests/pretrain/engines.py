@@ -20,6 +20,8 @@ OPTIM = AdamWConfig(clip_norm=0.5)
 RATE = 3e-3
 # Every precision at every stage, but pure bf16 where nothing is sharded, which is refused.
 KINDS = [(p, s) for p in ("fp32", "autocast", "bf16") for s in range(4) if (p, s) != ("bf16", 0)]
+# Where the optimizer's state can be in the host's memory: elsewhere it is refused.
+OFFLOADED = [(*kind, True) for kind in KINDS if kind[1] and kind != ("bf16", 2)]
 
 
 def fresh_model(
@@ -39,11 +41,12 @@ def engine(
     buckets: int = 50_000_000,
     optim: AdamWConfig = OPTIM,
     compiled: str | bool = False,
+    offload: bool = False,
 ) -> Engine:
     return Engine(
         model or fresh_model(),
         optim=optim,
-        zero=ZeroConfig(stage=stage, reduce_bucket=buckets, gather_bucket=buckets),
+        zero=ZeroConfig(stage=stage, reduce_bucket=buckets, gather_bucket=buckets, offload=offload),
         precision=precision,
         plan=PLAN,
         world=world,

@@ -101,6 +101,21 @@ def test_fp8_is_refused_where_its_products_cannot_be_taken(asked: str, message: 
         typed(TrainConfig, compose("train", [*given, asked]))
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["zero=stage2", "precision=bf16"], "needs precision=autocast; or use zero=stage1"),
+        (["batch.warmup_from=64", "batch.warmup_tokens=640"], "leave out batch.warmup_from"),
+        (["zero=stage0"], "use zero=stage1"),
+    ],
+)
+def test_offload_is_refused_where_it_would_be_wrong(asked: list[str], message: str):
+    given = ["experiment=smoke", "data.index=DATA/index.json", "run_dir=RUN", "zero.offload=true"]
+    typed(TrainConfig, compose("train", given))
+    with pytest.raises(ConfigError, match=message):
+        typed(TrainConfig, compose("train", [*given, *asked]))
+
+
 @pytest.mark.parametrize("asked", ["evaluation.tasks=[lambada]", "evaluation.prompts=[a]"])
 def test_benchmarks_between_steps_are_refused_where_parameters_are_sharded(asked: str):
     given = ["experiment=smoke", "data.index=DATA/index.json", "run_dir=RUN", asked]

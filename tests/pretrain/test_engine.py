@@ -5,6 +5,7 @@ import pytest
 import torch
 from engines import (
     KINDS,
+    OFFLOADED,
     OPTIM,
     PLAN,
     RATE,
@@ -121,13 +122,23 @@ class Poisoned(GPT):
         return super().forward(inputs, targets, reduction) * self.factor
 
 
+@pytest.mark.parametrize(("precision", "stage", "offload"), OFFLOADED)
+def test_offload_learns_what_it_learns_without(world: World, precision: str, stage: int, offload: bool):
+    losses = []
+    for where in (False, offload):
+        ours = engine(world, stage=stage, precision=precision, offload=where)
+        losses.append(trained(ours, 20))
+        ours.close()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5 if precision == "fp32" else 2e-3)
+
+
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
-@pytest.mark.parametrize(("precision", "stage"), KINDS)
+@pytest.mark.parametrize(("precision", "stage", "offload"), [*((*kind, False) for kind in KINDS), *OFFLOADED])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
-    world: World, precision: str, stage: int, factor: float
+    world: World, precision: str, stage: int, offload: bool, factor: float
 ):
     model = fresh_model(kind=Poisoned)
-    ours = engine(world, stage=stage, precision=precision, model=model)
+    ours = engine(world, stage=stage, precision=precision, model=model, offload=offload)
     trained(ours, 3)
     before = whole_state(ours)
     model.factor = factor

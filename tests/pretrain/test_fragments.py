@@ -1,6 +1,6 @@
 import pytest
 import torch
-from engines import KINDS, engine, fresh_model, micro_batches, same_bits, trained, whole_state
+from engines import KINDS, OFFLOADED, engine, fresh_model, micro_batches, same_bits, trained, whole_state
 
 from pretrain.distributed import World
 from pretrain.engine import Engine
@@ -37,11 +37,14 @@ def test_fragments_are_every_element_of_every_parameter_exactly_once(
     ours.close()
 
 
-@pytest.mark.parametrize(("precision", "stage"), KINDS)
-def test_a_loaded_engine_goes_on_bit_by_bit(world: World, precision: str, stage: int):
-    whole = engine(world, stage=stage, precision=precision)
+@pytest.mark.parametrize(
+    ("precision", "stage", "offload"),
+    [*((*kind, False) for kind in KINDS), *OFFLOADED],
+)
+def test_a_loaded_engine_goes_on_bit_by_bit(world: World, precision: str, stage: int, offload: bool):
+    whole = engine(world, stage=stage, precision=precision, offload=offload)
     trained(whole, 3)
-    resumed = engine(world, stage=stage, precision=precision, model=fresh_model(seed=9))
+    resumed = engine(world, stage=stage, precision=precision, offload=offload, model=fresh_model(seed=9))
     trained(resumed, 1, first=77)  # a past that must not show
     transferred(whole, resumed)
     assert same_bits(whole_state(whole), whole_state(resumed))

@@ -19,6 +19,15 @@ def test_one_rank_alone_cuts_nothing_unless_it_must(ranks: int, stage: int, prec
     assert stage_among(ranks, stage, precision) == served_by
 
 
+def test_one_rank_that_offloads_keeps_its_stage():
+    assert stage_among(1, 2, "fp32", offload=True) == 2
+
+
+def test_offload_without_a_stage_that_cuts_is_refused():
+    with pytest.raises(ValueError, match=r"use zero=stage1"):
+        ZeroConfig(stage=0, offload=True)
+
+
 def test_a_stage_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(ValueError, match=r"zero.stage 4 is not one of 0, 1, 2, 3"):
         ZeroConfig(stage=4)
