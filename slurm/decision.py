@@ -26,7 +26,7 @@ class Facts:
     """How a start of a job ended."""
 
     exit_code: int  # of the rank that ended first
-    is_done: bool  # the last step's checkpoint is there
+    is_done: bool  # nothing of the run is left to train, by its checkpoints
     asked_by_user: bool  # a file STOP that is not the supervisor's
     job_state: str  # as SLURM tells it now
     crashes: int  # in a row that came no further than the same checkpoint, with this one if it is one
@@ -46,7 +46,7 @@ def decide(facts: Facts) -> Decision:
     """Return what becomes of the job."""
     code = facts.exit_code
     if facts.is_done:
-        return Decision("done", "all steps are done", 0)
+        return Decision("done", "nothing is left to train", 0)
     if code == Exit.REQUEUE and facts.asked_by_user:
         return Decision("stopped", "the file STOP asked for it; submit again to go on", 0)
     if facts.job_state != "RUNNING":

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from conf.exits import CorruptError, DatasetError, UserError
 from data_prep.plan import expected_text_bytes
 from data_prep.prepare import PrepareConfig
@@ -25,7 +27,7 @@ from slurm import room, scheduler, stop_file
 from slurm.room import Need, existing
 from slurm.scheduler import Partition
 from slurm.site import Site, TrainJob
-from slurm.standing import is_done
+from slurm.standing import ended_early, is_done, newest_step
 from slurm.submission import Submission
 
 _SAMPLED_BLOCKS = 16  # of a data set: a whole one takes hours to hash
@@ -53,8 +55,8 @@ def faults(submission: Submission) -> Iterator[str]:
     told: set[str] = set()  # what several runs of a sweep have in common is told once
     for run in submission.runs:
         needs.append(room.checkpoints_need(run.config))
-        found = [*place_faults(run.directory), *batch_faults(run.config, job), *time_faults(run.config, job)]
-        found += tracking_faults(run.config)
+        found = [*place_faults(run.directory, run.raw), *batch_faults(run.config, job)]
+        found += [*time_faults(run.config, job), *tracking_faults(run.config)]
         yield from dict.fromkeys(each for each in found if each not in told)
         told.update(found)
     indexes = [
@@ -72,11 +74,17 @@ def folder_faults(directory: Path) -> Iterator[str]:
         yield f"{found} cannot be written; choose another place than {directory}"
 
 
-def place_faults(directory: Path) -> Iterator[str]:
-    """Tell whether a run directory is not in use or finished."""
+def place_faults(directory: Path, settings: DictConfig | None = None) -> Iterator[str]:
+    """Tell whether a run directory is not in use or, by the settings it is to have, finished."""
     if (directory / stop_file.NAME).exists():
         yield f"{directory / stop_file.NAME} would stop the run at once; remove it"
-    if is_done(directory):
+    if ended_early(directory, settings):
+        step = newest_step(directory)
+        yield (
+            f"{directory} has ended early at step {step}, by validation.patience; nothing to submit, "
+            "give more patience or choose another run_dir"
+        )
+    elif is_done(directory, settings):
         yield f"{directory} has trained all its steps; nothing to submit, choose another run_dir"
     lease = directory / LEASE_NAME
     if lease.exists() and time.time() - lease.stat().st_mtime < STALE_SECONDS:

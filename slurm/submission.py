@@ -188,5 +188,5 @@ def _cluster(planned: dict[int | None, Planned], train: Sequence[str]) -> DictCo
 def _tasks(planned: dict[int | None, Planned]) -> tuple[int, ...]:
     """Return the numbers of a sweep's runs that have steps to train; all of them if none has."""
     numbers = tuple(number for number in planned if number is not None)
-    left = tuple(number for number in numbers if not is_done(planned[number].directory))
+    left = tuple(number for number in numbers if not is_done(planned[number].directory, planned[number].raw))
     return left or numbers

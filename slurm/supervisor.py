@@ -34,6 +34,7 @@ PAGE = "page.html"
 _LAUNCHES = 4  # srun gives up at once if the controller is away for a moment
 _LAUNCH_PAUSE_SECONDS = 10.0
 _TAIL_LINES = 20
+_ENDS = {"stop_at", "validation.patience"}  # with another, a run that has ended goes on
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Start:
     """This start of this job."""
 
     run_dir: Path
+    overrides: list[str]  # of the trainer
     settings: Site
     job: str
     restart: int
@@ -55,6 +57,10 @@ class Start:
     def is_replaced(self) -> bool:
         """Say whether a later start has begun, while this one's node was cut off."""
         return record.is_replaced(self.run_dir, self.job, self.restart)
+
+    def is_done(self) -> bool:
+        """Say whether nothing of the run is left to train."""
+        return is_done(self.run_dir, _settings(self.run_dir, self.overrides))
 
     @property
     def logs(self) -> Path:
@@ -73,16 +79,17 @@ def main(overrides: list[str]) -> int:
     if stop.is_users():
         say(f"{run_dir / stop_file.NAME} asks to stop: nothing was started; remove it and submit again")
         return Exit.OK
-    if is_done(run_dir):
+    if is_done(run_dir, settings):
         say(f"{run_dir} is done; nothing to do")
         return Exit.OK
     _tell_lost(run_dir)
     stop.listen()
-    start = Start(run_dir, settings, job, restart, newest_step(run_dir), time.time())
+    cluster = site(settings.cluster)
+    start = Start(run_dir, overrides, cluster, job, restart, newest_step(run_dir), time.time())
     nodes = scheduler.hosts(os.environ["SLURM_JOB_NODELIST"])
     began = time.monotonic()
     record.begin(run_dir, start.job, restart, nodes=nodes, from_step=start.from_step)
-    ended = _launched(start, overrides)
+    ended = _launched(start)
     if start.is_replaced():
         say(f"start {start.name} was replaced by a later one while its node was away; nothing of it counts")
         return Exit.LEASE_HELD
@@ -119,12 +126,16 @@ def _run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
     return Path(given["run_dir"]).expanduser().resolve(), list(overrides)
 
 
-def _settings(run_dir: Path, overrides: Sequence[str]) -> Site:
-    """Return the cluster: the frozen one, if the run has begun."""
-    frozen = run_dir / "config.yaml"
-    raw = OmegaConf.load(frozen) if frozen.exists() else compose("train", list(overrides))
+def _settings(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
+    """Return the run's settings: the frozen ones, if it has begun, but for a new end."""
+    frozen, composed = run_dir / "config.yaml", compose("train", overrides)
+    if not frozen.exists():
+        return composed
+    raw = OmegaConf.load(frozen)
     assert isinstance(raw, DictConfig)
-    return site(raw.cluster)
+    for key in {override_key(each) for each in overrides} & _ENDS:
+        OmegaConf.update(raw, key, OmegaConf.select(composed, key))
+    return raw
 
 
 def _tell_lost(run_dir: Path) -> None:
@@ -148,13 +159,13 @@ def _tell_lost(run_dir: Path) -> None:
         )
 
 
-def _launched(start: Start, overrides: Sequence[str]) -> launch.Ended:
+def _launched(start: Start) -> launch.Ended:
     """Start the ranks, again if SLURM could not, and return how they ended."""
     ended = launch.Ended(1, "", 0, started=False)
     for number in range(1, _LAUNCHES + 1):
         environment = launch.rank_environment(start.settings.train, os.environ, start.job)
         environment["GPT2_START"] = start.name  # as in the file STOP
-        command = launch.command(start.settings.train, environment, start.logs, overrides)
+        command = launch.command(start.settings.train, environment, start.logs, start.overrides)
         where = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
         nodes = os.environ["SLURM_JOB_NODELIST"]
         say(f"start {start.name} on {nodes}, meeting at {where}, logs in {start.logs}")
@@ -172,7 +183,7 @@ def _decided(start: Start, ended: launch.Ended, *, asked_by_user: bool) -> Decis
     return decide(
         Facts(
             exit_code=ended.exit_code,
-            is_done=is_done(start.run_dir),
+            is_done=start.is_done(),
             asked_by_user=asked_by_user,
             job_state=_state(start),
             crashes=crashes,

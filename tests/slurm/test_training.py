@@ -202,6 +202,20 @@ def test_a_cancelled_job_saves_and_stays_cancelled(training, cluster):
     assert not list((training.directory / "checkpoints").glob(".tmp-*"))
 
 
+def test_a_run_that_ends_early_is_done_and_goes_on_with_more_patience(training, cluster):
+    # At a rate so small that no weight changes, every validation after the first is in vain.
+    training.submit(settings=("schedule.peak=1e-30", "validation.every=2", "validation.patience=1"))
+    assert cluster.ended(training.job) == "COMPLETED", training.words()
+    assert cluster.fact(training.job, "Restarts") == "0"
+    assert training.decisions() == ["done"]
+    assert training.newest_step() == 4
+    assert (training.directory / "page.html").exists()
+    training.submit(settings=("schedule.peak=1e-30", "validation.every=2", "validation.patience=2"))
+    assert cluster.ended(training.job) == "COMPLETED", training.words()
+    assert training.decisions() == ["done", "done"]
+    assert training.newest_step() == 6
+
+
 @pytest.mark.soak
 def test_a_file_stop_ends_a_job_that_is_not_requeued(training, cluster):
     training.submit()

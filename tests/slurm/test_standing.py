@@ -1,0 +1,71 @@
+"""Whether a run is done is read from its settings and its newest checkpoint, never from an exit code."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from pretrain.storage import commit
+from pretrain.storage.manifest import MANIFEST_NAME
+from slurm import standing
+from slurm.preflight import place_faults
+
+SETTINGS: dict[str, Any] = {"steps": 40, "stop_at": None, "validation": {"patience": 3}}
+
+
+def left(run_dir: Path, step: int, worse_validations: int = 0, **changed: Any) -> Path:
+    """Leave a run's settings and one checkpoint, whose state has seen no better validation for so long."""
+    root = run_dir / "checkpoints"
+    temporary = commit.begin(root, step, "n")
+    record = commit.write(temporary, "state", [b""])
+    borne: dict[str, Any] = {"run_id": "r", "config_sha256": "0" * 64, "dataset_fingerprint": "0" * 64}
+    facts = {"progress": {"step": step, "worse_validations": worse_validations}}
+    manifest = commit.Manifest(step, world_size=1, nonce="n", files=(record,), facts=facts, **borne)
+    commit.commit(root, temporary, manifest)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({**SETTINGS, **changed})))
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("step", "worse", "changed", "done"),
+    [
+        (40, 0, {}, True),
+        (39, 0, {}, False),
+        (20, 0, {"stop_at": 20}, True),
+        (5, 3, {}, True),
+        (5, 2, {}, False),
+        (5, 3, {"validation": {"patience": None}}, False),
+        (5, 3, {"validation": {}}, False),  # a run of before there was patience
+    ],
+)
+def test_a_run_is_done_at_its_last_step_or_when_its_patience_is_at_an_end(
+    tmp_path: Path, step: int, worse: int, changed: dict[str, Any], done: bool
+):
+    assert standing.is_done(left(tmp_path, step, worse, **changed)) == done
+
+
+def test_what_has_ended_early_goes_on_with_more_patience(tmp_path: Path):
+    left(tmp_path, 5, 3)
+    more = OmegaConf.create({**SETTINGS, "validation": {"patience": 4}})
+    assert standing.is_done(tmp_path)
+    assert not standing.is_done(tmp_path, more)
+    assert [told for told in place_faults(tmp_path, more) if "nothing to submit" in told] == []
+
+
+def test_a_run_that_has_ended_early_is_not_submitted_again_and_the_fault_says_why(tmp_path: Path):
+    told = list(place_faults(left(tmp_path, 5, 3)))
+    assert len(told) == 1
+    assert (
+        "has ended early at step 5, by validation.patience; nothing to submit, give more patience" in told[0]
+    )
+    assert "has trained all its steps" in next(place_faults(left(tmp_path / "b", 40)))
+
+
+def test_a_run_without_settings_or_with_a_damaged_checkpoint_is_not_done(tmp_path: Path):
+    assert not standing.is_done(tmp_path)
+    (tmp_path / "file").touch()
+    assert not standing.is_done(tmp_path / "file" / "run", OmegaConf.create(SETTINGS))
+    left(tmp_path, 5, 3)
+    (tmp_path / "checkpoints" / "step-00000005" / MANIFEST_NAME).write_bytes(b"{")
+    assert not standing.is_done(tmp_path)
