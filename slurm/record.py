@@ -23,6 +23,8 @@ TERMINATED = 128 + signal.SIGTERM
 NO_CRASHES = (Exit.REQUEUE, TERMINATED)
 # The same node at fault so often is not bad luck.
 _FAULTS_OF_A_BAD_NODE = 2
+# After these a job starts no more; all others may yet be started again by SLURM.
+_LAST_WORDS = ("done", "stopped", "failed")
 _NODES = ("faulty_nodes", "excluded_nodes")  # JSON makes lists of them
 
 
@@ -73,10 +75,20 @@ def unended(run_dir: Path) -> list[dict[str, Any]]:
     return [line for line in begun if (line["job"], line["restart"]) not in ended]
 
 
+def unsettled(run_dir: Path) -> list[str]:
+    """Return the jobs that have begun and have not said that they have ended for good, oldest first."""
+    last = {line["job"]: line.get("decision", "") for line in _read(run_dir) if "job" in line}
+    return [job for job, decision in last.items() if decision not in _LAST_WORDS]
+
+
 def is_replaced(run_dir: Path, job: str, restart: int) -> bool:
-    """Say whether a later start has begun, so that this one, on a node that was cut off, counts no more."""
-    starts = [(line["job"], line["restart"]) for line in _read(run_dir) if line.get("event") == "launch"]
-    return (job, restart) in starts and starts[-1] != (job, restart)
+    """Say whether a later start of the job has begun, so that this one, on a node that was cut off, is over.
+
+    Another job's start says nothing of this one: whose the run is, is for the lease to say.
+    """
+    lines = [line for line in _read(run_dir) if line.get("event") == "launch"]
+    starts = [line["restart"] for line in lines if line["job"] == job]
+    return restart in starts and starts[-1] != restart
 
 
 def cause(run_dir: Path, since: float) -> str:

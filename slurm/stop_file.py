@@ -34,10 +34,15 @@ class StopFile:
         """Say whether somebody other than a supervisor has put it there."""
         return self._path.exists() and not self._path.read_text().startswith("slurm ")
 
-    def remove_ours(self) -> None:
-        """Remove it, unless it is the user's."""
+    def remove_leftover(self) -> None:
+        """Remove what an earlier start has left there; never the user's."""
         if self._path.exists() and not self.is_users():
             self._path.unlink(missing_ok=True)
+
+    def remove_own(self) -> None:
+        """Remove it if this start has put it there."""
+        if self._path.exists() and self._path.read_text().split()[-1:] == [self._start]:
+            self.remove_leftover()
 
     def listen(self) -> None:
         """From now on, turn signals into the file."""

@@ -14,14 +14,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf import compose, override_key
 from conf.command import run as run_command
-from conf.exits import ConfigError, Exit
+from conf.exits import ConfigError, Exit, LeaseHeldError
 from slurm import launch, record, scheduler, stop_file, sweep
 from slurm.chain import quoted
 from slurm.decision import Decision, Facts, crashes_at, decide
@@ -70,25 +69,22 @@ class Start:
 
 def main(overrides: list[str]) -> int:
     """Supervise one start of a job; return the exit code of its batch script."""
-    run_dir, overrides = _run(overrides)
-    settings = _settings(run_dir, overrides)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    job, restart = scheduler.own_job(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    stop = StopFile(run_dir, say, f"{job}.{restart}", partial(record.is_replaced, run_dir, job, restart))
-    stop.remove_ours()
+    start = _start(overrides)
+    stop = StopFile(start.run_dir, say, start.name, start.is_replaced)
     if stop.is_users():
-        say(f"{run_dir / stop_file.NAME} asks to stop: nothing was started; remove it and submit again")
+        say(f"{start.run_dir / stop_file.NAME} asks to stop: nothing was started; remove it and submit again")
         return Exit.OK
-    if is_done(run_dir, settings):
-        say(f"{run_dir} is done; nothing to do")
+    if start.is_done():
+        say(f"{start.run_dir} is done; nothing to do")
         return Exit.OK
-    _tell_lost(run_dir)
+    _refuse_second(start)
+    start.run_dir.mkdir(parents=True, exist_ok=True)
+    stop.remove_leftover()
+    _tell_lost(start.run_dir)
     stop.listen()
-    cluster = site(settings.cluster)
-    start = Start(run_dir, overrides, cluster, job, restart, newest_step(run_dir), time.time())
-    nodes = scheduler.hosts(os.environ["SLURM_JOB_NODELIST"])
     began = time.monotonic()
-    record.begin(run_dir, start.job, restart, nodes=nodes, from_step=start.from_step)
+    nodes = scheduler.hosts(os.environ["SLURM_JOB_NODELIST"])
+    record.begin(start.run_dir, start.job, start.restart, nodes=nodes, from_step=start.from_step)
     ended = _launched(start)
     if start.is_replaced():
         say(f"start {start.name} was replaced by a later one while its node was away; nothing of it counts")
@@ -96,11 +92,11 @@ def main(overrides: list[str]) -> int:
     decision = _decided(start, ended, asked_by_user=stop.is_users())
     outcome = _outcome(start, ended, decision, time.monotonic() - began)
     stop.ignore()
-    stop.remove_ours()
-    record.end(run_dir, outcome)
+    stop.remove_own()
+    record.end(start.run_dir, outcome)
     _tell(outcome, start.logs, ended.rank)
     if outcome.decision == "done":
-        _draw_page(run_dir)
+        _draw_page(start.run_dir)
     if outcome.decision != "requeue":
         return decision.exit_code
     return _requeue(outcome)
@@ -109,6 +105,14 @@ def main(overrides: list[str]) -> int:
 def say(text: str) -> None:
     """Write a line into the job's log."""
     print(f"slurm: {time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
+
+
+def _start(overrides: Sequence[str]) -> Start:
+    """Return the start of a job that this process is."""
+    run_dir, overrides = _run(overrides)
+    cluster = site(_settings(run_dir, overrides).cluster)
+    job, restart = scheduler.own_job(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return Start(run_dir, overrides, cluster, job, restart, newest_step(run_dir), time.time())
 
 
 def _run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
@@ -136,6 +140,17 @@ def _settings(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
     for key in {override_key(each) for each in overrides} & _ENDS:
         OmegaConf.update(raw, key, OmegaConf.select(composed, key))
     return raw
+
+
+def _refuse_second(start: Start) -> None:
+    """Raise LeaseHeldError if another job, alive by SLURM's word, has the run or is about to go on with it.
+
+    One that is COMPLETING may be as good as gone: if its ranks live on, the lease will say so.
+    """
+    for job in record.unsettled(start.run_dir):
+        state = scheduler.job_state(job) if job != start.job else ""
+        if state in scheduler.ALIVE - {"COMPLETING"}:
+            raise LeaseHeldError(f"job {job} ({state}) holds this run already; wait for it, or scancel {job}")
 
 
 def _tell_lost(run_dir: Path) -> None:

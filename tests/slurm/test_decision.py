@@ -94,8 +94,24 @@ def test_a_start_is_replaced_by_a_later_one_only(tmp_path):
     record.begin(tmp_path, "7", 1)
     assert record.is_replaced(tmp_path, "7", 0)
     assert not record.is_replaced(tmp_path, "7", 1)
-    record.begin(tmp_path, "8", 0)  # submitted again
-    assert record.is_replaced(tmp_path, "7", 1)
+    record.begin(tmp_path, "8", 0)  # submitted a second time: no reason for a healthy one to end
+    assert not record.is_replaced(tmp_path, "7", 1)
+    assert record.is_replaced(tmp_path, "7", 0)
+
+
+def test_a_job_has_the_run_until_its_last_word_is_that_it_has_ended_for_good(tmp_path):
+    assert record.unsettled(tmp_path) == []
+    record.begin(tmp_path, "7", 0)
+    record.begin(tmp_path, "8_1", 0)
+    assert record.unsettled(tmp_path) == ["7", "8_1"]
+    for decision, settled in (("requeue", False), ("left", False), ("lost", False), ("done", True)):
+        record.end(tmp_path, replace(CRASH, decision=decision))
+        assert record.unsettled(tmp_path) == (["8_1"] if settled else ["7", "8_1"])
+    for decision in ("failed", "stopped"):
+        record.end(tmp_path, replace(CRASH, job="8_1", decision=decision))
+        assert record.unsettled(tmp_path) == []
+        record.begin(tmp_path, "8_1", 1)
+        assert record.unsettled(tmp_path) == ["8_1"]
 
 
 def test_the_signal_to_a_replaced_start_stops_nobody(tmp_path):
@@ -114,6 +130,17 @@ def test_the_signal_to_a_replaced_start_stops_nobody(tmp_path):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_start_takes_away_the_stop_file_of_no_other_start_when_it_ends(tmp_path):
+    path = tmp_path / "STOP"
+    stop = StopFile(tmp_path, print, "8.0")
+    for text, own, leftover in (("slurm SIGUSR1 8.0\n", 0, 0), ("slurm SIGUSR1 7.0\n", 1, 0), ("", 1, 1)):
+        path.write_text(text)
+        stop.remove_own()
+        assert path.exists() == own
+        stop.remove_leftover()
+        assert path.exists() == leftover
 
 
 def test_the_cause_is_the_trainers_own_word(tmp_path):

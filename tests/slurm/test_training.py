@@ -202,6 +202,25 @@ def test_a_cancelled_job_saves_and_stays_cancelled(training, cluster):
     assert not list((training.directory / "checkpoints").glob(".tmp-*"))
 
 
+def test_a_second_job_of_a_run_is_refused_and_the_first_goes_on(training, straight, cluster):
+    training.submit()
+    training.trains()
+    first = training.job
+    training.submit()
+    second = training.job
+    assert cluster.ended(second) == "FAILED"
+    assert cluster.fact(second, "ExitCode") == "16:0"
+    assert (
+        f"job {first} (RUNNING) holds this run already; wait for it, or scancel {first}" in training.words()
+    )
+    training.job = first
+    assert not training.ended()
+    training.is_done()
+    assert training.decisions() == ["done"]
+    assert {line["job"] for line in read(training.directory / "attempts.jsonl") if "job" in line} == {first}
+    equals(training.directory, straight)
+
+
 def test_a_run_that_ends_early_is_done_and_goes_on_with_more_patience(training, cluster):
     # At a rate so small that no weight changes, every validation after the first is in vain.
     training.submit(settings=("schedule.peak=1e-30", "validation.every=2", "validation.patience=1"))
