@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conf.quoting import quoted
 from slurm.site import PrepareJob, Site, TrainJob
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -151,8 +152,3 @@ def _common(request: Request, job: str, settings: TrainJob | PrepareJob, *, outp
 
 def _script(request: Request, name: str) -> Path:
     return request.directory / "code" / "slurm" / f"{name}.sbatch"
-
-
-def quoted(path: Path | str | None) -> str:
-    """Return a path as Hydra reads it back, whatever it contains."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf import override_key, typed
+from conf import typed
 from conf.command import run as run_command
 from conf.exits import DatasetError
+from conf.quoting import quoted, value_of
 from data_prep import finalize
 from data_prep.plan import PLAN, read_plan, spill_folder
 from data_prep.shards import INDEX
@@ -33,11 +34,11 @@ _TAIL_LINES = 15
 
 def main(overrides: list[str]) -> None:
     """Repeat what is missing, in a bounded number of rounds, then finalize."""
-    given = {override_key(each): each.partition("=")[2].strip("'\"") for each in overrides}
-    if "jobs" not in given:
+    jobs = value_of("jobs", overrides)
+    if jobs is None:
         finalize.main([*overrides, "task_index=0", "task_count=1"])
         return
-    request = load(Path(given["jobs"]))
+    request = load(Path(jobs))
     assert request.output is not None
     (request.directory / FAILED).unlink(missing_ok=True)
     for number in range(1, request.site.prepare.rounds + 1):
@@ -48,7 +49,7 @@ def main(overrides: list[str]) -> None:
         _repeat(request, tasks)
     if tasks := missing_tasks(request.output, request.site.prepare.tasks):
         raise DatasetError(_failure(request, tasks))
-    finalize.main([f"output='{request.output}'", "task_index=0", "task_count=1"])
+    finalize.main([f"output={quoted(request.output)}", "task_index=0", "task_count=1"])
 
 
 def save(request: Request) -> None:

@@ -9,12 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from conf import compose, override_key, typed
 from conf.combinations import combinations
 from conf.exits import ConfigError
+from conf.quoting import quoted, value_of
 from data_prep.prepare import PrepareConfig
 from data_prep.sources import STANDARD_LIBRARY, absolute
 from pretrain import frozen, length
 from pretrain.config import TrainConfig
 from slurm import sweep
-from slurm.chain import Request, quoted
+from slurm.chain import Request
 from slurm.site import site
 from slurm.standing import is_done
 
@@ -106,21 +107,19 @@ def _output(
     prepare: list[str], train: Sequence[str], run_dir: Path | None, command: SubmitConfig
 ) -> Path | None:
     """Return where the data set is to be prepared, taken out of `prepare`; None if it is there already."""
-    given = [each for each in prepare if override_key(each) == "output"]
     if (not prepare and command.only != "prepare") or command.only == "train":
         return None
-    for each in given:
-        prepare.remove(each)
-    index = [each.partition("=")[2].strip("'\"") for each in train if override_key(each) == "data.index"]
-    if given:
-        output = Path(given[-1].partition("=")[2].strip("'\""))
+    output, index = value_of("output", prepare), value_of("data.index", train)
+    prepare[:] = [each for each in prepare if override_key(each) != "output"]
+    if output:
+        folder = Path(output)
     elif index:
-        output = Path(index[-1]).parent
+        folder = Path(index).parent
     elif run_dir:
-        output = run_dir / "data"
+        folder = run_dir / "data"
     else:
         raise ConfigError("prepare.output has no value; add prepare.output=DIRECTORY to the command")
-    return output.expanduser().resolve()
+    return folder.expanduser().resolve()
 
 
 def _located(config: PrepareConfig) -> list[str]:

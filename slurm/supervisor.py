@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from conf import compose, override_key
 from conf.command import run as run_command
 from conf.exits import ConfigError, Exit, LeaseHeldError
+from conf.quoting import quoted, value_of
 from slurm import launch, record, scheduler, stop_file, sweep
-from slurm.chain import quoted
 from slurm.decision import Decision, Facts, crashes_at, decide
 from slurm.record import Outcome
 from slurm.site import Site, site
@@ -117,17 +117,18 @@ def _start(overrides: Sequence[str]) -> Start:
 
 def _run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
     """Return the run's directory and the trainer's settings; of a sweep, the run of this array task."""
-    given = {override_key(each): each.partition("=")[2].strip("'\"") for each in overrides}
     if "SLURM_JOB_ID" not in os.environ:
         raise ConfigError("this is no SLURM job; use sbatch slurm/train.sbatch, or python -m slurm.submit")
-    if "runs" in given:
+    runs, run_dir = value_of("runs", overrides), value_of("run_dir", overrides)
+    if runs is not None:
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))
-        run_dir = sweep.run_of_task(Path(given["runs"]).expanduser().resolve(), task)
-        rest = [each for each in overrides if override_key(each) != "runs"]
-        return run_dir, [*rest, f"run_dir={quoted(run_dir)}"]
-    if "run_dir" not in given:
+        directory = sweep.run_of_task(Path(runs).expanduser().resolve(), task)
+    elif run_dir is not None:
+        directory = Path(run_dir).expanduser().resolve()
+    else:
         raise ConfigError("run_dir has no value; add run_dir=DIRECTORY to the command")
-    return Path(given["run_dir"]).expanduser().resolve(), list(overrides)
+    rest = [each for each in overrides if override_key(each) not in ("runs", "run_dir")]
+    return directory, [*rest, f"run_dir={quoted(directory)}"]
 
 
 def _settings(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
@@ -262,7 +263,7 @@ def _draw_page(run_dir: Path) -> None:
     """Write the finished run's page beside it; a run without one is as finished."""
     page = run_dir / PAGE
     python = os.environ.get("GPT2_PYTHON", sys.executable)
-    settings = [f"run_dir='{run_dir}'", f"export='{page}'"]
+    settings = [f"run_dir={quoted(run_dir)}", f"export={quoted(page)}"]
     done = subprocess.run([python, "-m", "pretrain.dashboard", *settings], check=False)
     say(f"its page is {page}" if done.returncode == 0 else f"no page: exit code {done.returncode}")
 

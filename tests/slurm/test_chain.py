@@ -9,12 +9,16 @@ from omegaconf import OmegaConf
 from slurm_cluster import Cluster
 from training import ROOT, made_texts, read
 
+from conf.quoting import quoted
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+RUN = "it's a run, $1=[2]"
 
 
 @pytest.fixture
 def command(cluster: Cluster, tmp_path) -> list[str]:
-    """Return a submission that prepares five files of a megabyte of text; every path has a space in it."""
+    """Return a submission that prepares five files of a megabyte of text, in odd places."""
     texts = os.path.relpath(made_texts(tmp_path / "some text"), ROOT)  # from where it is submitted
     return [
         sys.executable,
@@ -22,7 +26,7 @@ def command(cluster: Cluster, tmp_path) -> list[str]:
         "slurm.submit",
         "experiment=smoke",
         "cluster=test",
-        f"run_dir='{tmp_path}/a run'",
+        f"run_dir={quoted(tmp_path / RUN)}",
         "prepare.corpus=text",
         f"prepare.corpus.paths=['{texts}']",
         "prepare.packing.block_tokens=4096",
@@ -35,7 +39,7 @@ def test_one_command_prepares_trains_and_evaluates(cluster, command, tmp_path, m
     monkeypatch.chdir(ROOT)
     done = cluster.tried(*command, "--watch")
     assert done.returncode == 0, done.stdout + done.stderr
-    run = tmp_path / "a run"
+    run = tmp_path / RUN
     jobs = json.loads((run / "slurm" / "jobs.json").read_text())
     assert list(jobs) == ["prepare", "finalize", "train"]
     assert len(list((run / "slurm" / "logs").glob("*-prepare-*"))) == 4
@@ -71,11 +75,11 @@ def test_only_the_array_task_that_failed_is_repeated(cluster, command, tmp_path,
     first = f"[[ $(printenv SLURM_ARRAY_TASK_ID) == 2 && ! -e {failed} ]]"
     fault = f"if {first}; then touch {failed}; echo planted fault; exit 9; fi"
     done = cluster.tried(*command, f'cluster.slurm.setup=["{fault}"]', "--only", "prepare", "--watch")
-    run = tmp_path / "a run" / "slurm"
+    run = tmp_path / RUN / "slurm"
     assert done.returncode == 0, done.stdout + done.stderr
     log = next((run / "logs").glob("*-finalize-*")).read_text()
     assert "round 1: repeating tasks 2\n" in log
-    assert (tmp_path / "a run" / "data" / "index.json").exists()
+    assert (tmp_path / RUN / "data" / "index.json").exists()
     assert len(list((run / "logs").glob("*-prepare-*_2.log"))) == 2
     assert len(list((run / "logs").glob("*-prepare-*"))) == 5
 
@@ -87,6 +91,6 @@ def test_a_task_that_always_fails_stops_the_chain_and_shows_its_log(cluster, com
     assert done.returncode == 1
     assert "planted fault" in done.stdout
     assert "finalize failed, train cancelled" in done.stdout
-    jobs = json.loads((tmp_path / "a run" / "slurm" / "jobs.json").read_text())
+    jobs = json.loads((tmp_path / RUN / "slurm" / "jobs.json").read_text())
     assert cluster.fact(jobs["finalize"], "ExitCode") == "11:0"
-    assert not (tmp_path / "a run" / "run.json").exists()
+    assert not (tmp_path / RUN / "run.json").exists()

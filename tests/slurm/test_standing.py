@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from left_state import leave_state
 from omegaconf import OmegaConf
 
-from pretrain.storage import commit
 from pretrain.storage.manifest import MANIFEST_NAME
 from slurm import standing
 from slurm.preflight import place_faults
@@ -16,13 +16,7 @@ SETTINGS: dict[str, Any] = {"steps": 40, "stop_at": None, "validation": {"patien
 
 def left(run_dir: Path, step: int, worse_validations: int = 0, **changed: Any) -> Path:
     """Leave a run's settings and one checkpoint, whose state has seen no better validation for so long."""
-    root = run_dir / "checkpoints"
-    temporary = commit.begin(root, step, "n")
-    record = commit.write(temporary, "state", [b""])
-    borne: dict[str, Any] = {"run_id": "r", "config_sha256": "0" * 64, "dataset_fingerprint": "0" * 64}
-    facts = {"progress": {"step": step, "worse_validations": worse_validations}}
-    manifest = commit.Manifest(step, world_size=1, nonce="n", files=(record,), facts=facts, **borne)
-    commit.commit(root, temporary, manifest)
+    leave_state(run_dir, step, worse_validations=worse_validations)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({**SETTINGS, **changed})))
     return run_dir
 

@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from left_state import leave_state
 from omegaconf import OmegaConf
 from slurm_cluster import Cluster
 from training import ROOT, read
 
 from conf.exits import ConfigError
-from pretrain.storage import commit
 from slurm import chain, submission, sweep
 
 
@@ -33,15 +33,6 @@ def freeze(runs: tuple[submission.Planned, ...]) -> None:
         (run.directory / "config.yaml").write_text(OmegaConf.to_yaml(run.raw, resolve=True))
 
 
-def finish(run_dir: Path, steps: int) -> None:
-    """Leave what a finished run leaves, as far as its step is read from it."""
-    root = run_dir / "checkpoints"
-    temporary = commit.begin(root, steps, "n")
-    record = commit.write(temporary, "state", [b""])
-    borne = {"run_id": "r", "config_sha256": "0" * 64, "dataset_fingerprint": "0" * 64}
-    commit.commit(root, temporary, commit.Manifest(steps, world_size=1, nonce="n", files=(record,), **borne))
-
-
 def test_a_run_is_named_by_its_number_and_what_sets_it_apart():
     assert sweep.directory_name(1, ["schedule.peak=0.001", "+zero=stage2"]) == "01-peak_0.001-zero_stage2"
     assert sweep.directory_name(0, ["data.index='/a b/c=d,e'"]) == "00-index__a_b_c_d_e"
@@ -61,7 +52,7 @@ def test_each_value_becomes_a_run_and_all_are_one_array(settings, tmp_path):
 
 def test_a_sweep_goes_on_with_the_runs_that_are_not_done(settings, tmp_path):
     freeze(submission.settled([*settings, "multirun=true"])[1].runs)
-    finish(tmp_path / "a sweep" / "01-peak_0.003", 20)
+    leave_state(tmp_path / "a sweep" / "01-peak_0.003", 20)
     for words in ([*settings, "multirun=true"], [f"run_dir='{tmp_path}/a sweep'", "cluster=test"]):
         _, asked = submission.settled(words)
         assert asked.request.tasks == (0, 2)
