@@ -26,7 +26,7 @@ from pretrain.stream.sources import index_at
 from slurm import room, scheduler, stop_file
 from slurm.room import Need, existing
 from slurm.scheduler import Partition
-from slurm.site import Site, TrainJob
+from slurm.site import PrepareJob, Site, TrainJob
 from slurm.standing import ended_early, is_done, newest_step
 from slurm.submission import Submission
 
@@ -181,23 +181,25 @@ def cluster_faults(site: Site, *, trains: bool, prepares: bool) -> Iterator[str]
     except OSError as error:
         yield f"{error}; is this a login node of the cluster?"
         return
-    job = site.train
-    default = next((each.name for each in known.values() if each.is_default), "")
-    if trains and (partition := known.get(job.partition or default)):
-        yield from _node_faults(job, partition)
-    asked = [("train", job.partition, job.time)] if trains else []
-    asked += [("prepare", site.prepare.partition, site.prepare.time)] if prepares else []
-    for name, wanted, limit in asked:
-        if wanted is None:
-            continue
-        partition = known.get(wanted)
+    default = next((each.name for each in known.values() if each.is_default), None)
+    asked: list[tuple[str, TrainJob | PrepareJob]] = [("train", site.train)] if trains else []
+    asked += [("prepare", site.prepare)] if prepares else []
+    for name, job in asked:
+        if any(option.startswith(("--partition", "-p")) for option in job.sbatch):
+            continue  # sbatch's own argument overrules both, and may be a list
+        wanted = job.partition or default
+        partition = known.get(wanted or "")
         if partition is None:
-            yield f"cluster.slurm.{name}.partition {wanted} is unknown; there are: {', '.join(sorted(known))}"
-        elif not partition.is_up:
+            text = f"{wanted} is unknown" if wanted else "is null, and the cluster has no default"
+            yield f"cluster.slurm.{name}.partition {text}; there are: {', '.join(sorted(known))}"
+            continue
+        if isinstance(job, TrainJob):
+            yield from _node_faults(job, partition)
+        if not partition.is_up:
             yield f"partition {wanted} is not up; use another: {', '.join(sorted(known))}"
-        elif scheduler.seconds(limit) > partition.time_limit_seconds:
+        elif scheduler.seconds(job.time) > partition.time_limit_seconds:
             most = f"{partition.time_limit_seconds / 60:.0f} minutes"
-            yield f"cluster.slurm.{name}.time {limit} is above the limit of {wanted}, {most}; lower it"
+            yield f"cluster.slurm.{name}.time {job.time} is above the limit of {wanted}, {most}; lower it"
 
 
 def _node_faults(job: TrainJob, partition: Partition) -> Iterator[str]:

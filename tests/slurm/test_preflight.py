@@ -115,6 +115,10 @@ def time_above_the_partition(plan: Plan) -> None:
     plan.plant("cluster.slurm.train.partition=short", 'cluster.slurm.train.time="2:00:00"')
 
 
+def time_above_the_default_partition(plan: Plan) -> None:
+    plan.plant("cluster.slurm.train.partition=null", 'cluster.slurm.train.time="3-00:00:00"')
+
+
 def odd_batch(plan: Plan) -> None:
     plan.plant("batch.tokens=320")
 
@@ -165,6 +169,7 @@ PLANTED = {
     too_many_nodes: r"nodes 8: 4 nodes of main are up; use fewer",
     time_below_the_save: r"time 2 is 120 s; .* use 180 s or more",
     time_above_the_partition: r"time 2:00:00 is above the limit of short, 30 minutes; lower it",
+    time_above_the_default_partition: r"time 3-00:00:00 is above the limit of main, 1440 minutes; lower it",
     odd_batch: r"batch\.tokens 320 does not divide among 4 ranks .*; use 256 or 512",
     odd_batch_of_a_range: r"on 3 nodes: batch\.tokens 256 does not divide among 6 ranks",
     unwritable: r"a run cannot be written; choose another place",
