@@ -76,7 +76,7 @@ def folder_faults(directory: Path) -> Iterator[str]:
 
 def place_faults(directory: Path, settings: DictConfig | None = None) -> Iterator[str]:
     """Tell whether a run directory is not in use or, by the settings it is to have, finished."""
-    if (directory / stop_file.NAME).exists():
+    if stop_file.is_users(directory):
         yield f"{directory / stop_file.NAME} would stop the run at once; remove it"
     if ended_early(directory, settings):
         step = newest_step(directory)

@@ -9,6 +9,12 @@ NAME = "STOP"
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
+def is_users(run_dir: Path) -> bool:
+    """Say whether a file STOP is there that no supervisor has left: the next one removes a supervisor's."""
+    path = run_dir / NAME
+    return path.exists() and not path.read_text(errors="replace").startswith("slurm ")
+
+
 class StopFile:
     """The wish to stop, as a file in the run directory, and whose it is."""
 
@@ -25,14 +31,14 @@ class StopFile:
         ends an earlier start on a node that was cut off when it is back; its signal is not meant for the
         start that has replaced it.
         """
-        self._path = run_dir / NAME
+        self._run_dir, self._path = run_dir, run_dir / NAME
         self._say = say
         self._start = start
         self._is_replaced = is_replaced
 
     def is_users(self) -> bool:
         """Say whether somebody other than a supervisor has put it there."""
-        return self._path.exists() and not self._path.read_text().startswith("slurm ")
+        return is_users(self._run_dir)
 
     def remove_leftover(self) -> None:
         """Remove what an earlier start has left there; never the user's."""

@@ -56,6 +56,13 @@ def test_a_run_that_has_ended_early_is_not_submitted_again_and_the_fault_says_wh
     assert "has trained all its steps" in next(place_faults(left(tmp_path / "b", 40)))
 
 
+def test_only_a_users_file_stop_is_in_the_way_of_a_submission(tmp_path: Path):
+    (tmp_path / "STOP").write_text("slurm SIGUSR1 7.0\n")  # the next supervisor removes it
+    assert list(place_faults(tmp_path)) == []
+    (tmp_path / "STOP").write_text("")
+    assert "would stop the run at once; remove it" in next(place_faults(tmp_path))
+
+
 def test_a_run_without_settings_or_with_a_damaged_checkpoint_is_not_done(tmp_path: Path):
     assert not standing.is_done(tmp_path)
     (tmp_path / "file").touch()
