@@ -3,6 +3,7 @@
 Pure: everything that decides is handed in, and the same facts always give the same answer.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,10 @@ _FINAL = {
     Exit.DISK,
     Exit.REFUSED,
 }
+# In the words of CUDA and NCCL. A device-side assert is an index out of range, in the program.
+_HARDWARE = re.compile(
+    r"NCCL|\bECC\b|CUDA error: (?!device-side assert|out of memory)|CUDA-capable device|GPU is lost"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,16 @@ def crashes_at(step: int, history: Sequence[Outcome], exit_code: int) -> int:
             break
         count += outcome.is_crash
     return count
+
+
+def is_of_the_node(exit_code: int, cause: str) -> bool:
+    """Say whether a crash speaks of the node on which the first rank ended, not of the program.
+
+    An error that the program raises comes back on any node, so it is no reason to avoid one.
+    """
+    if exit_code in NO_CRASHES:
+        return False
+    return exit_code > 128 or exit_code == Exit.HANG or bool(_HARDWARE.search(cause))
 
 
 def _named(code: int) -> str:

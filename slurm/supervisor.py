@@ -23,7 +23,7 @@ from conf.command import run as run_command
 from conf.exits import ConfigError, Exit, LeaseHeldError
 from conf.quoting import quoted, value_of
 from slurm import launch, record, scheduler, stop_file, sweep
-from slurm.decision import Decision, Facts, crashes_at, decide
+from slurm.decision import Decision, Facts, crashes_at, decide, is_of_the_node
 from slurm.record import Outcome
 from slurm.site import Site, site
 from slurm.standing import is_done, newest_step
@@ -94,7 +94,7 @@ def main(overrides: list[str]) -> int:
     stop.ignore()
     stop.remove_own()
     record.end(start.run_dir, outcome)
-    _tell(outcome, start.logs, ended.rank)
+    _tell(outcome, start.logs, ended)
     if outcome.decision == "done":
         _draw_page(start.run_dir)
     if outcome.decision != "requeue":
@@ -218,8 +218,8 @@ def _state(start: Start) -> str:
 def _outcome(start: Start, ended: launch.Ended, decision: Decision, seconds: float) -> Outcome:
     """Return what is recorded of this start."""
     crashed = decision.verdict in ("requeue", "failed") and ended.exit_code not in (0, *record.NO_CRASHES)
-    faulty = [ended.node] if crashed and ended.node else []
     cause = record.cause(start.run_dir, start.began_at) if crashed else ""
+    faulty = [ended.node] if ended.node and crashed and is_of_the_node(ended.exit_code, cause) else []
     if decision.verdict == "left":
         faulty = scheduler.down(scheduler.hosts(os.environ["SLURM_JOB_NODELIST"]))
     outcome = Outcome(
@@ -250,13 +250,14 @@ def _to_exclude(history: Sequence[Outcome]) -> tuple[str, ...]:
     return tuple(bad)
 
 
-def _tell(outcome: Outcome, logs: Path, rank: int) -> None:
+def _tell(outcome: Outcome, logs: Path, ended: launch.Ended) -> None:
     """Say in the job's log how it ended."""
-    nodes = f" on {', '.join(outcome.faulty_nodes)}" if outcome.faulty_nodes else ""
+    where = ", ".join(outcome.faulty_nodes) or (ended.node if ended.exit_code else "")
+    nodes = f" on {where}" if where else ""
     steps = f"checkpoint {outcome.from_step} → {outcome.to_step}, {outcome.seconds:.0f} s"
     say(f"{outcome.decision}: {outcome.reason}{nodes}; {steps}")
     if outcome.exit_code not in (0, Exit.REQUEUE) and outcome.decision in ("failed", "requeue"):
-        _show_tail(logs, rank)
+        _show_tail(logs, ended.rank)
 
 
 def _draw_page(run_dir: Path) -> None:

@@ -11,7 +11,7 @@ from conf.exits import Exit
 from pretrain.guard import attempts
 from slurm import launch, record, scheduler
 from slurm.asking import Answer
-from slurm.decision import Facts, crashes_at, decide
+from slurm.decision import Facts, crashes_at, decide, is_of_the_node
 from slurm.record import Outcome
 from slurm.stop_file import StopFile
 
@@ -152,6 +152,28 @@ def test_the_cause_is_the_trainers_own_word(tmp_path):
     attempts.end(tmp_path, attempt=0, reason="hung in data", exit_code=15, step=3)
     assert record.cause(tmp_path, 0.0) == "hung in data"
     assert record.cause(tmp_path, time.time() + 1) == ""  # of an earlier start
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "cause", "blamed"),
+    [
+        (137, "", True),  # killed, often for want of memory
+        (135, "", True),
+        (Exit.HANG, "hung in step", True),
+        (1, "DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3384, remote process exited", True),
+        (1, "AcceleratorError: CUDA error: uncorrectable ECC error encountered", True),
+        (1, "RuntimeError: No CUDA-capable device is detected", True),
+        (1, "AcceleratorError: CUDA error: device-side assert triggered", False),  # an index out of range
+        (1, "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", False),
+        (1, "KeyError: 'lr'", False),
+        (41, "", False),
+        (0, "", False),
+        (143, "ended by SIGTERM", False),
+        (Exit.NON_FINITE, "the gradient was not finite", False),
+    ],
+)
+def test_a_node_is_at_fault_only_for_what_hardware_does(exit_code, cause, blamed):
+    assert is_of_the_node(exit_code, cause) == blamed
 
 
 def test_a_node_at_fault_twice_is_bad():
