@@ -156,6 +156,12 @@ def _planned(run_dir: Path, train: Sequence[str], *, multirun: bool) -> dict[int
 
 
 def _run(run_dir: Path, settings: Sequence[str]) -> Planned:
+    asked = {override_key(each).partition(".")[0] for each in settings}
+    if asked <= {"cluster"} and not (run_dir / frozen.CONFIG).exists():
+        raise ConfigError(
+            f"{run_dir} holds no run to go on with; to begin one, add experiment=NAME and data.index=… or "
+            "prepare.corpus=…"
+        )
     raw = frozen.settled([*settings, f"run_dir={quoted(run_dir)}"])
     length.settle(raw)
     config = typed(TrainConfig, raw)

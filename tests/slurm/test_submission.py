@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from conf import compose, typed
+from conf.exits import ConfigError
 from data_prep.prepare import PrepareConfig
 from slurm.submission import settled
 
@@ -40,6 +41,13 @@ def test_relative_paths_are_those_of_whoever_submits(tmp_path: Path, monkeypatch
         "lambada": f"{here}/lambada.jsonl",
         "far": "https://host/far.jsonl",
     }
+
+
+def test_to_go_on_with_a_run_that_never_began_is_told_as_that(tmp_path: Path):
+    with pytest.raises(ConfigError, match="holds no run to go on with; to begin one, add experiment=NAME"):
+        settled([f"run_dir={tmp_path}/run", "cluster=test"])
+    with pytest.raises(ConfigError, match="add steps=…, tokens=…"):
+        settled([f"run_dir={tmp_path}/run", "cluster=test", "model=gpt2_124m"])
 
 
 def test_paths_that_hold_anywhere_are_left_as_they_were_given(tmp_path: Path):
