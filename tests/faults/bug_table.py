@@ -422,6 +422,8 @@ DOORS = (
         "_LARGEST_RATIO = 1000000",
         _tests("data_prep/test_streams.py", "a_bomb_is_refused_before_it_fills_the_memory"),
     ),
+)
+JOBS = (
     Bug(
         "a cancelled job is requeued",
         "slurm/decision.py",
@@ -429,5 +431,88 @@ DOORS = (
         "    if False:",
         _tests("slurm/test_decision.py", "how_the_ranks_ended_decides"),
     ),
+    Bug(
+        "starts that were lost with their node count as crashes",
+        "slurm/decision.py",
+        "        count += outcome.is_crash",
+        "        count += 1",
+        _tests("slurm/test_decision.py", "only_crashes_in_a_row_at_the_same_checkpoint_count"),
+    ),
+    Bug(
+        "a node is at fault for what the program does",
+        "slurm/decision.py",
+        "    return exit_code > 128 or",
+        "    return exit_code > 0 or",
+        _tests("slurm/test_decision.py", "a_node_is_at_fault_only_for_what_hardware_does"),
+    ),
+    Bug(
+        "a run that has ended early is started again",
+        "slurm/standing.py",
+        " or ended_early(run_dir, raw)",
+        "",
+        _tests(
+            "slurm/test_standing.py",
+            "a_run_is_done_at_its_last_step_or_when_its_patience_is_at_an_end",
+        ),
+    ),
+    Bug(
+        "another job's start replaces a healthy one",
+        "slurm/record.py",
+        """[line["restart"] for line in lines if line["job"] == job]""",
+        """[line["restart"] if line["job"] == job else -1 for line in lines]""",
+        _tests("slurm/test_decision.py", "a_start_is_replaced_by_a_later_one_only"),
+    ),
+    Bug(
+        "a job that goes on does not have its run",
+        "slurm/record.py",
+        '_LAST_WORDS = ("done",',
+        '_LAST_WORDS = ("requeue", "done",',
+        _tests(
+            "slurm/test_decision.py",
+            "a_job_has_the_run_until_its_last_word_is_that_it_has_ended_for_good",
+        ),
+    ),
+    Bug(
+        "a second job takes the first one's STOP away",
+        "slurm/supervisor.py",
+        "    _refuse_second(start)\n",
+        "    stop.remove_leftover()\n    _refuse_second(start)\n",
+        _tests("slurm/test_second_job.py", "a_second_job_of_a_run_is_refused_and_leaves_nothing"),
+    ),
+    Bug(
+        "a signal is being sent, so the job is taken for another's to decide",
+        "slurm/scheduler.py",
+        '_RUNNING_TOO = {"SIGNALING", "RESIZING"}',
+        '_RUNNING_TOO = {"RESIZING"}',
+        _tests("slurm/test_decision.py", "a_job_that_is_sent_a_signal_still_runs"),
+    ),
+    Bug(
+        "training does not wait for the shards",
+        "slurm/chain.py",
+        'after = "afterok:finalize" if after_data else None',
+        'after = "afterok:finalize" if request.tasks else None',
+        _tests("slurm/test_submission.py", "the_jobs_of_a_chain_wait_for_one_another"),
+    ),
+    Bug(
+        "a killed rank is taken for one that left by itself",
+        "slurm/launch.py",
+        "128 + _TASK_SIGNALS.get(name, 0)",
+        "_TASK_SIGNALS.get(name, 0)",
+        _tests("slurm/test_decision.py", "srun_tells_who_ended_how"),
+    ),
+    Bug(
+        "nothing is asked of the default partition",
+        "slurm/preflight.py",
+        "        wanted = job.partition or default",
+        "        wanted = job.partition",
+        _tests("slurm/test_partitions.py", "a_job_is_held_against_the_partition_that_it_will_get"),
+    ),
+    Bug(
+        "a quote within a path ends it",
+        "conf/quoting.py",
+        "QuotedString(str(value), Quote.single).with_quotes()",
+        "f\"'{value}'\"",
+        _tests("conf/test_quoting.py", "what_is_quoted_is_what_every_command_reads"),
+    ),
 )
-BUGS = (*TRAINING, *STATE, *STREAM, *STORY, *DOORS)
+BUGS = (*TRAINING, *STATE, *STREAM, *STORY, *DOORS, *JOBS)

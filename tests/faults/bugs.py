@@ -53,7 +53,7 @@ def outcomes(bugs: Sequence[Bug]) -> Iterator[str]:
         if code:
             yield _printed(f"RED WITHOUT A BUG ({code}): {said[-2000:]}")
             return
-        for number, bug in enumerate(bugs):
+        for number, bug in ((BUGS.index(each), each) for each in bugs):
             path = tree / bug.file
             source = path.read_text()
             if source.count(bug.old) != 1:

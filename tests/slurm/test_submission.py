@@ -7,6 +7,7 @@ import pytest
 from conf import compose, typed
 from conf.exits import ConfigError
 from data_prep.prepare import PrepareConfig
+from slurm import chain
 from slurm.submission import settled
 
 CHAIN = ["experiment=smoke", "cluster=test", "steps=2", "prepare.corpus=text"]
@@ -40,6 +41,20 @@ def test_relative_paths_are_those_of_whoever_submits(tmp_path: Path, monkeypatch
     assert found.decontamination.sets == {
         "lambada": f"{here}/lambada.jsonl",
         "far": "https://host/far.jsonl",
+    }
+
+
+def test_the_jobs_of_a_chain_wait_for_one_another(tmp_path: Path):
+    _, submission = settled([*CHAIN, f"run_dir={tmp_path}/run", "prepare.corpus.paths=[/data/a.txt]"])
+    ids = {"prepare": "1", "finalize": "2"}
+    waits = {
+        job.name: [option for option in job.sbatch(ids) if option.startswith("--dependency")]
+        for job in chain.jobs(submission.request)
+    }
+    assert waits == {
+        "prepare": [],
+        "finalize": ["--dependency=afterany:1"],  # afterok of an array with one failure never comes
+        "train": ["--dependency=afterok:2"],
     }
 
 
