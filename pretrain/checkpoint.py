@@ -12,20 +12,19 @@ import json
 import math
 import platform
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from conf.exits import CorruptError
+from pretrain import state_file
 from pretrain.distributed import World, gather_texts, on_primary
 from pretrain.engine import Engine
-from pretrain.pieces import KINDS, Pieces, key_of
+from pretrain.pieces import KINDS, Pieces
 from pretrain.storage import commit
 from pretrain.storage.commit import FileRecord, Manifest
 from pretrain.storage.lease import Lease
@@ -101,8 +100,9 @@ class Checkpoints:
         self._identity = identity
         self._config = config
         self.on_saved: Callable[[int, Path], None] = lambda step, path: None  # on rank 0, by a thread
-        self.failures = 0  # saves that the disk refused, since the last that counts
-        self._gathered = False
+        self.failures = 0  # saves that were refused, as their caller counts them, since the last that counts
+        self._gathered = False  # every rank's file is written, and rank 0 lets the state count
+        self._answers = 0  # of the ranks, since the last part of a save began
         # One thread, so that a commit never overtakes the file that it is about.
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._save: _Save | None = None
@@ -116,53 +116,54 @@ class Checkpoints:
     def begin(self, engine: Engine, progress: Progress) -> None:
         """Copy the state, and let a thread write the copy while training goes on. Collective.
 
-        An earlier save is settled first. Raises OSError, on every rank, if the directory cannot be made.
+        An earlier save must be settled. Raises OSError, on every rank, if the directory cannot be made.
         """
-        self.settle()
+        assert not self.under_way, "two saves at a time would each remove the other's files"
         nonce = secrets.token_hex(8)
-        directory = Path(on_primary(self._world, lambda: str(commit.begin(self.root, progress.step, nonce))))
-        tensors = {
-            key_of(kind, fragment.name, fragment.start): getattr(fragment, kind).to("cpu", copy=True)
-            for fragment in engine.fragments()
-            for kind in KINDS
-            if len(fragment.weight)
-        }
+        directory = Path(on_primary(self._world, lambda: self._begun(progress.step, nonce)))
         facts = _facts(engine, progress)
-        writing = self._thread.submit(_write, directory, tensors, self._world)
+        writing = self._thread.submit(state_file.write, directory, state_file.copied(engine), self._world)
+        self._answers = 0
         self._save = _Save(directory, nonce, progress.step, facts, writing)
 
     @property
+    def under_way(self) -> bool:
+        """Say whether a save has begun that neither counts nor has failed yet, the same on every rank."""
+        return self._save is not None or self._gathered
+
+    @property
     def writing(self) -> bool:
-        """Say whether this rank's thread is still busy with its file."""
-        return self._save is not None and not self._save.writing.done()
+        """Say whether this rank's thread is still busy with its file, or with letting the state count."""
+        written = self._save is None or self._save.writing.done()
+        return not written or (self._counting is not None and not self._counting.done())
 
     def heard(self, anybody_writing: bool) -> None:
-        """Take in the ranks' answer to "is anybody still writing?"; if nobody is, let the state count.
+        """Take in the ranks' answer to "is anybody still writing?"; if nobody is, go on with the save.
 
         Collective when it acts, and it acts on every rank at the same step. The answer is one step
-        old, so the first after a save began still speaks of the time before.
+        old, so the first after a part of a save began still speaks of the time before. Raises as
+        `settle` does.
         """
-        if self._save is None:
+        self._answers += 1
+        if self._answers < 2 or anybody_writing:
             return
-        self._save.answers += 1
-        if self._save.answers > 1 and not anybody_writing:
+        if self._save is not None:
             self._gather()
+        elif self._gathered:
+            self.settle()
 
     def settle(self) -> None:
-        """Return when nothing is under way any more. Collective.
+        """Return when nothing is under way any more. Collective if anything is.
 
         Raises the same OSError on every rank if any of them could not write; what was saved before is
         untouched then.
         """
         if self._save is not None:
             self._gather()
-        try:
-            on_primary(self._world, self._counted)
-        except OSError:
-            self.failures += 1
-            raise
         if self._gathered:
-            self._gathered, self.failures = False, 0
+            self._gathered = False
+            on_primary(self._world, self._counted)
+            self.failures = 0
 
     def load(
         self, engine: Engine, say: Callable[[str], None], detours: Sequence[Detour] = ()
@@ -216,16 +217,19 @@ class Checkpoints:
     def _gather(self) -> None:
         """Collect what every rank wrote, and let rank 0's thread make it count."""
         assert self._save is not None
-        save, self._save = self._save, None
+        save, self._save, self._answers = self._save, None, 0
         outcomes = [json.loads(text) for text in gather_texts(self._world, save.writing.result())]
         for failed in (each for each in outcomes if "errno" in each):
-            self.failures += 1
             on_primary(self._world, lambda: str(commit.abandon(self.root, save.directory)))
             raise OSError(failed["errno"], failed["text"], str(save.directory))
         self._gathered = True
         if self._world.primary:
             records = tuple(FileRecord(**each) for each in outcomes)
             self._counting = self._thread.submit(self._commit, save, records)
+
+    def _begun(self, step: int, nonce: str) -> str:
+        with _naming(self.root):
+            return str(commit.begin(self.root, step, nonce))
 
     def _counted(self) -> str:
         """Return once the last commit has happened; raise what it raised. On rank 0."""
@@ -245,7 +249,13 @@ class Checkpoints:
             fence=self._lease.fence,
             **self._identity,
         )
-        found = commit.commit(self.root, save.directory, manifest, guard=self._lease.check)
+        try:
+            with _naming(save.directory):
+                found = commit.commit(self.root, save.directory, manifest, guard=self._lease.check)
+        except OSError:
+            with contextlib.suppress(OSError):  # the next save removes it too
+                commit.abandon(self.root, save.directory)
+            raise
         self.on_saved(save.step, found.path)
         # The state counts, whether or not an old one could be deleted; the next save tries again.
         with contextlib.suppress(OSError):
@@ -266,7 +276,17 @@ class _Save:
     step: int
     facts: dict[str, Any]
     writing: Future[str]  # of this rank's file: its record as JSON, or the error
-    answers: int = 0  # of the ranks, since it began
+
+
+@contextlib.contextmanager
+def _naming(directory: Path) -> Iterator[None]:
+    """Let what the disk refuses name the `directory`, to which all that the protocol names is relative."""
+    try:
+        yield
+    except OSError as error:
+        what = f" ({error.filename})" if error.filename else ""
+        text = f"{error.strerror or error}{what}"
+        raise OSError(error.errno or errno.EIO, text, str(directory)) from error
 
 
 def _facts(engine: Engine, progress: Progress) -> dict[str, Any]:
@@ -277,13 +297,3 @@ def _facts(engine: Engine, progress: Progress) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def _write(directory: Path, tensors: dict[str, Tensor], world: World) -> str:
-    """Write one rank's file; return its record as JSON, or what the disk said."""
-    name = f"state-{world.rank:05d}-of-{world.size:05d}.safetensors"
-    try:
-        return json.dumps(asdict(commit.write(directory, name, [safetensors.torch.save(tensors)])))
-    except Exception as error:  # whatever it is, the other ranks must hear of it, or they wait for ever
-        number = error.errno if isinstance(error, OSError) else errno.EIO
-        return json.dumps({"errno": number, "text": f"rank {world.rank}: {error}"})

@@ -125,13 +125,13 @@ def on_primary(world: World, action: Callable[[], str]) -> str:
             outcome = {
                 "errno": error.errno or 0,
                 "text": error.strerror or str(error),
-                "file": str(error.filename),
+                "file": "" if error.filename is None else str(error.filename),
             }
     outcome = json.loads(broadcast_text(world, json.dumps(outcome)))
     if "exit" in outcome:
         sys.exit(outcome["exit"])
     if "errno" in outcome:
-        raise OSError(outcome["errno"], outcome["text"], outcome["file"])
+        raise OSError(outcome["errno"], outcome["text"], outcome["file"] or None)
     return str(outcome["value"])
 
 

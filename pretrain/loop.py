@@ -23,6 +23,8 @@ from pretrain.stream.ledger import Entry
 from pretrain.watching.disk import room
 
 _MOST_FAILED_SAVES = 3  # in a row; each is tried again at the next interval
+# Before the last state is saved again: a network file system that fails over needs seconds.
+_SECONDS_BEFORE_RETRIES = (1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -216,13 +218,18 @@ def _save(run: Run) -> None:
     started = time.perf_counter()
     run.health.check_finite(_state(run.engine), run.progress.step)
     _compare(run)
-    run.ledger.seal(run.world)
+    _forgiving(run, run.checkpoints.settle)  # what became of the save before
     run.saving_since = time.monotonic()
-    if not _forgiving(run, lambda: run.checkpoints.begin(run.engine, run.progress)):
+    if not _forgiving(run, partial(_begin_saving, run)):
         return
     seconds = largest(run.world, time.perf_counter() - started)[0]
     run.tracker.log(run.progress.step, run.progress.tokens, {"time/checkpoint_save_s": seconds})
     run.tracker.event("checkpoint", step=run.progress.step, seconds=round(seconds, 3))
+
+
+def _begin_saving(run: Run) -> None:
+    run.ledger.seal(run.world)
+    run.checkpoints.begin(run.engine, run.progress)
     run.saved_step = run.progress.step
 
 
@@ -232,12 +239,21 @@ def _state(engine: Engine) -> Iterator[Tensor]:
 
 
 def _end_saving(run: Run) -> None:
-    """Return when the last state counts. A disk that refuses it a second time ends the run."""
-    if run.saved_step != run.progress.step:
-        run.ledger.seal(run.world)
-        run.checkpoints.begin(run.engine, run.progress)
-        run.saved_step = run.progress.step
-    run.checkpoints.settle()
+    """Return when the last state counts. A disk that refuses it again and again ends the run."""
+    for seconds in (*_SECONDS_BEFORE_RETRIES, None):
+        try:
+            run.checkpoints.settle()
+            if run.saved_step != run.progress.step:
+                _begin_saving(run)
+                run.checkpoints.settle()
+            return
+        except OSError as error:
+            run.saved_step = -1
+            _tell_refused(run, error)
+            if seconds is None or largest(run.world, run.stop.is_late(seconds + run.save_seconds))[0]:
+                raise
+            time.sleep(seconds)
+            run.heart.enter("save", run.progress.step)
 
 
 def _forgiving(run: Run, action: Callable[[], None]) -> bool:
@@ -246,10 +262,16 @@ def _forgiving(run: Run, action: Callable[[], None]) -> bool:
         action()
         return True
     except OSError as error:
-        run.tracker.alert("a checkpoint was not saved", f"at step {run.progress.step}: {error}", "ERROR")
+        run.checkpoints.failures += 1
+        run.saved_step = -1  # the same step may be saved once more, as the last one
+        _tell_refused(run, error)
         if run.checkpoints.failures >= _MOST_FAILED_SAVES:
             raise
         return False
+
+
+def _tell_refused(run: Run, error: OSError) -> None:
+    run.tracker.alert("a checkpoint was not saved", f"at step {run.progress.step}: {error}", "ERROR")
 
 
 def _stopped(run: Run) -> Exit:

@@ -68,6 +68,10 @@ class StopRequest:
             self.reason = self._reason(time.monotonic(), save_seconds)
         return bool(self.reason)
 
+    def is_late(self, seconds: float) -> bool:
+        """Say whether the time limit comes within so many seconds."""
+        return time.monotonic() + seconds >= self._time_limit
+
     def _reason(self, now: float, save_seconds: float) -> str:
         if number := self._page.asked:
             return signal.Signals(number).name

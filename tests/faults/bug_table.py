@@ -139,14 +139,14 @@ STATE = (
     ),
     Bug(
         "the second moment is saved as the first",
-        "pretrain/checkpoint.py",
+        "pretrain/state_file.py",
         "getattr(fragment, kind).to(",
         'getattr(fragment, "exp_avg" if kind == "exp_avg_sq" else kind).to(',
         _tests("pretrain/test_checkpoint.py", "what_was_saved_comes_back_to_the_bit"),
     ),
     Bug(
         "the state is not copied before it is written",
-        "pretrain/checkpoint.py",
+        "pretrain/state_file.py",
         '.to("cpu", copy=True)',
         '.to("cpu")',
         _tests(

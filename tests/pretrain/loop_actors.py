@@ -29,7 +29,12 @@ class Actors:
     """The engine, the batches, the validation, the checkpoints, the tracker, the console and the stop."""
 
     def __init__(
-        self, *, stop_after: int | None = None, refusing: int = 0, losses: dict[int, float] | None = None
+        self,
+        *,
+        stop_after: int | None = None,
+        refusing: int = 0,
+        uncounted: int = 0,
+        losses: dict[int, float] | None = None,
     ) -> None:
         self.story: list[Any] = []
         self.root = Path("checkpoints")
@@ -38,6 +43,8 @@ class Actors:
         self.reason = ""
         self.stop_after = stop_after
         self.refusing = refusing  # how many saves the disk refuses from the first on
+        self.uncounted = uncounted  # how many saves that had begun it refuses in the end
+        self.late = False  # no time is left for another save
         self.failures = 0
         self.writing = False
         self.under_way: int | None = None
@@ -76,9 +83,7 @@ class Actors:
     def begin(self, _: object, progress: Progress) -> None:
         if self.refusing:
             self.refusing -= 1
-            self.failures += 1
             raise OSError(errno.ENOSPC, "no space")
-        self.failures = 0
         self.under_way = progress.step
         self.kept[progress.step] = dataclasses.replace(progress)
 
@@ -119,9 +124,14 @@ class Actors:
             self.settle()
 
     def settle(self) -> None:
-        if self.under_way is not None:
-            self.story.append(("saved", self.under_way))
-        self.under_way = None
+        step, self.under_way = self.under_way, None
+        if step is None:
+            return
+        if self.uncounted:
+            self.uncounted -= 1
+            raise OSError(errno.EIO, "the last rename failed")
+        self.failures = 0
+        self.story.append(("saved", step))
 
     def log(self, step: int, tokens: int, metrics: dict[str, float]) -> None:
         if "train/loss" in metrics:
@@ -139,6 +149,9 @@ class Actors:
 
     def say(self, text: str) -> None:
         self.story.append(("say", text))
+
+    def is_late(self, _: float) -> bool:
+        return self.late
 
     def asked(self, _: float = 0.0) -> bool:
         if self.stop_after is not None and self.step >= self.stop_after:

@@ -90,18 +90,44 @@ def test_a_disk_that_refuses_three_times_in_a_row_ends_the_run(world: World, tmp
         told(world, tmp_path, Actors(refusing=3), save_every=2)
 
 
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.loop._SECONDS_BEFORE_RETRIES", (0.0, 0.0))
+
+
 @pytest.mark.parametrize("stop_after", [None, 5])
-def test_a_run_never_ends_well_without_its_last_state(world: World, tmp_path: Path, stop_after: int | None):
+def test_a_run_never_ends_well_without_its_last_state(
+    world: World, tmp_path: Path, stop_after: int | None, no_wait: None
+):
     """The first save of all is the last one here; the disk refuses it for good."""
-    actors = Actors(refusing=2, stop_after=stop_after)
-    with pytest.raises(OSError, match="no space"):
+    for actors in (Actors(refusing=4, stop_after=stop_after), Actors(uncounted=4, stop_after=stop_after)):
+        with pytest.raises(OSError, match=r"no space|the last rename failed"):
+            told(world, tmp_path, actors, save_every=0)
+
+
+@pytest.mark.parametrize("stop_after", [None, 5])
+@pytest.mark.parametrize("refused", [{"refusing": 2}, {"uncounted": 1}, {"uncounted": 2}])
+def test_a_last_state_that_is_refused_is_saved_again(
+    world: World, tmp_path: Path, stop_after: int | None, refused: dict[str, Any], no_wait: None
+):
+    actors = Actors(stop_after=stop_after, **refused)
+    assert told(world, tmp_path, actors, save_every=0)[0] == (Exit.REQUEUE if stop_after else Exit.OK)
+    assert steps_of(actors, "saved") == [6 if stop_after else 10]
+    assert ("alert", "a checkpoint was not saved") in actors.story
+
+
+def test_a_state_is_not_saved_again_when_the_time_is_over(world: World, tmp_path: Path, no_wait: None):
+    actors = Actors(uncounted=1, stop_after=5)
+    actors.late = True
+    with pytest.raises(OSError, match="the last rename failed"):
         told(world, tmp_path, actors, save_every=0)
 
 
-def test_a_last_save_that_succeeds_when_tried_again_is_a_good_end(world: World, tmp_path: Path):
-    actors = Actors(refusing=1)
-    assert told(world, tmp_path, actors, save_every=0)[0] == Exit.OK
-    assert steps_of(actors, "saved") == [10]
+def test_a_save_that_failed_does_not_cost_the_next_one(world: World, tmp_path: Path):
+    actors = Actors(uncounted=1)
+    actors.writing = True  # until the next save is due, so that it is what meets the failure
+    told(world, tmp_path, actors, save_every=3)
+    assert steps_of(actors, "saved") == [6, 9, 10]
 
 
 LOSSES = {2: 3.0, 4: 2.0, 6: 2.5, 8: math.nan, 10: 2.0, 12: 1.0}
