@@ -1,19 +1,19 @@
 """Which sequences each step consumed, over all attempts: the proof that none was lost or taken twice.
 
 Rank 0 writes one line of `ledger.jsonl` per step, and one at each save, by which every rank seals what
-it consumed itself. A step that is taken again replaces the steps from
-there on: they are not part of the run. A line of its own tells of a detour, and is on disk before
-anybody takes it.
+it consumed itself: no state counts before its lines are on disk. Until then a disk that refuses them is
+no harm. A step that is taken again replaces the steps from there on: they are not part of the run. A line
+of its own tells of a detour, and is on disk before anybody takes it.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pretrain.distributed import World, gather_texts
-from pretrain.storage import durable
+from pretrain.distributed import World, gather_texts, on_primary
+from pretrain.storage.line_file import LineFile
 from pretrain.stream.detours import Detour, landed, merged
 from pretrain.stream.skips import Skip, Skips
 
@@ -79,13 +79,12 @@ class Ledger:
 
     def __init__(self, run_dir: Path | None, attempt: int, skips: Skips | None = None) -> None:
         """Take the directory on rank 0, which writes; the other ranks pass None."""
-        self._file = None if run_dir is None else (run_dir / NAME).open("a", buffering=1)
+        self._file = None if run_dir is None else LineFile(run_dir / NAME)
+        self._lines = 0
         self._attempt = attempt
         self._skips = skips or Skips(0)
         self._chain = Chain()
         self._step = 0
-        if run_dir and self._file and self._file.tell() and not _ends_a_line(run_dir / NAME):
-            self._file.write("\n")  # what a crash cut off stays a line of its own
 
     @property
     def pending(self) -> bool:
@@ -97,37 +96,43 @@ class Ledger:
         self._step = entry.step
         self._chain.add(entry.places)
         self._skips.add(skips)
-        self._write(entry)
+        self._write(entry._asdict())
 
     def agree(self, world: World) -> None:
         """Let all ranks know what any has skipped. Collective; raises CorruptError if it is too much."""
         for_record = self._skips.agree(world)
         if for_record:
-            self._write(Skipped([list(skip) for skip in for_record]))
+            self._write(Skipped([list(skip) for skip in for_record])._asdict())
 
     def seal(self, world: World) -> None:
-        """Record what all ranks have consumed; return when the disk has it, as a save needs. Collective."""
+        """Record what all ranks have consumed; return when the disk has it, as a save needs. Collective.
+
+        Raises OSError on every rank if the disk refuses it; the next seal brings it there.
+        """
         if self._skips.budget:
             self.agree(world)
-        self._write(Seal(self._step, gather_texts(world, self._chain.told())))
-        if self._file:
-            durable.sync(self._file.fileno())
+        self._write(Seal(self._step, gather_texts(world, self._chain.told()))._asdict())
+        on_primary(world, self._synced)
 
     def pass_over(self, detour: Detour, *, step: int, because: str) -> None:
         """Add a detour that was decided on after `step`; return when it is on disk. On rank 0."""
-        assert self._file is not None, "rank 0 writes the ledger"
-        facts = {"pass_over": list(detour), "step": step, "because": because}
-        self._file.write(json.dumps({"attempt": self._attempt, **facts}) + "\n")
-        durable.sync(self._file.fileno())
+        self._write({"pass_over": list(detour), "step": step, "because": because})
+        self._synced()
 
     def close(self) -> None:
         """Let go of the file."""
         if self._file:
             self._file.close()
 
-    def _write(self, record: Record) -> None:
+    def _write(self, facts: dict[str, Any]) -> None:
         if self._file:
-            self._file.write(json.dumps({"attempt": self._attempt, **record._asdict()}) + "\n")
+            self._file.add(json.dumps({"attempt": self._attempt, "line": self._lines, **facts}))
+            self._lines += 1
+
+    def _synced(self) -> str:
+        assert self._file is not None, "rank 0 writes the ledger"
+        self._file.sync()
+        return ""
 
 
 def read(run_dir: Path) -> list[Entry | Detour]:
@@ -143,11 +148,13 @@ def detours(run_dir: Path) -> tuple[Detour, ...]:
 def records(run_dir: Path) -> list[tuple[int, Record]]:
     """Return (attempt, record), attempt after attempt; a line that a crash cut off is left out.
 
-    The ranks of a node that was cut off may write on for a while after the next attempt has begun.
+    The ranks of a node that was cut off may write on for a while after the next attempt has begun. A line
+    may come twice, after a disk that failed.
     """
-    found: list[tuple[int, Record]] = []
+    found: dict[tuple[int, int], Record] = {}
     path = run_dir / NAME
-    for line in path.read_text().splitlines() if path.exists() else ():
+    text = path.read_text(errors="replace") if path.exists() else ""
+    for place, line in enumerate(text.splitlines()):
         try:
             facts = json.loads(line)
         except ValueError:
@@ -157,8 +164,9 @@ def records(run_dir: Path) -> list[tuple[int, Record]]:
         else:
             kind = next(each for each in (Entry, Seal, Skipped) if each._fields[0] in facts)
             record = kind(**{name: facts[name] for name in kind._fields})
-        found.append((facts["attempt"], record))
-    return sorted(found, key=lambda each: each[0])
+        # Earlier versions did not count their lines, and wrote none twice.
+        found[facts["attempt"], facts.get("line", place)] = record
+    return [(attempt, found[attempt, line]) for attempt, line in sorted(found)]
 
 
 def skipped(run_dir: Path) -> set[int]:
@@ -197,9 +205,3 @@ def account(entries: Iterable[Entry | Detour]) -> Account:
         expected = max(due, entry.first + entry.sequences)
     consumed = expected - lost - skipped
     return Account(len(lineage), consumed, lost, duplicated, retaken, changed, skipped)
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"

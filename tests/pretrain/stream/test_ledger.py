@@ -1,10 +1,13 @@
 """The ledger tells what was consumed, whatever attempts it took."""
 
+import errno
 import hashlib
 import json
+import os
 
 import pytest
 
+from pretrain.storage.line_file import LineFile
 from pretrain.stream.detours import Detour
 from pretrain.stream.ledger import Account, Entry, Ledger, Seal, account, detours, read, records, skipped
 
@@ -106,6 +109,72 @@ def test_a_ledger_of_an_earlier_version_is_read(tmp_path):
     (tmp_path / "ledger.jsonl").write_text(json.dumps(facts) + "\n")
     assert read(tmp_path) == [entry(1)]
     assert skipped(tmp_path) == set()
+
+
+def test_what_the_disk_refuses_waits_and_a_seal_says_so(tmp_path, world, monkeypatch):
+    """As a full disk does it: a part of a line, then nothing, then all again."""
+    write, room = os.write, [70]
+
+    def full(descriptor, data):
+        if not (taken := min(room[0], len(data))):
+            raise OSError(errno.ENOSPC, "no space")
+        room[0] -= taken
+        return write(descriptor, data[:taken])
+
+    book = Ledger(tmp_path, 0)
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        for step in (1, 2, 3):
+            book.write(entry(step, places=str(step)))
+        with pytest.raises(OSError, match=r"no space.*ledger\.jsonl"):
+            book.seal(world)
+    assert read(tmp_path) == [], "the first line is cut off"
+    book.write(entry(4, places="4"))
+    assert read(tmp_path) == [entry(step, places=str(step)) for step in (1, 2, 3, 4)]
+    book.seal(world)
+    book.close()
+    seals = [each for _, each in records(tmp_path) if isinstance(each, Seal)]
+    hashes = [hashlib.sha256(text).hexdigest() for text in (b"123", b"4")]
+    assert seals == [Seal(3, [hashes[0]]), Seal(4, [hashes[1]])]
+
+
+def test_lines_that_a_failed_sync_may_have_dropped_are_written_again_and_count_once(
+    tmp_path, world, monkeypatch
+):
+    book = Ledger(tmp_path, 0)
+    with monkeypatch.context() as disk:
+        disk.setattr("pretrain.storage.durable.sync", lambda _: os.close(-1))
+        book.write(entry(1))
+        with pytest.raises(OSError, match=r"ledger\.jsonl"):
+            book.seal(world)
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(bytes(len(path.read_bytes())))  # the pages were never written
+    book.write(entry(2))
+    book.seal(world)
+    assert account(read(tmp_path)) == Account(2, 8, lost=0, duplicated=0, retaken_steps=0, changed_steps=0)
+    with monkeypatch.context() as disk:
+        disk.setattr("pretrain.storage.durable.sync", lambda _: os.close(-1))
+        book.write(entry(3))
+        with pytest.raises(OSError, match=r"ledger\.jsonl"):
+            book.seal(world)
+    book.close()  # the pages were written
+    assert [each for _, each in records(tmp_path) if isinstance(each, Entry)] == [
+        entry(1),
+        entry(2),
+        entry(3),
+    ]
+
+
+def test_a_disk_that_stays_full_for_too_long_ends_the_run(tmp_path, monkeypatch):
+    file = LineFile(tmp_path / "lines", most_lines=3)
+    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space")))
+    for line in "abc":
+        file.add(line)
+    with pytest.raises(OSError, match="no space"):
+        file.add("d")
+    monkeypatch.undo()
+    file.close()
+    assert (tmp_path / "lines").read_text() == "a\nb\nc\nd\n"
 
 
 def test_a_step_that_is_taken_again_with_another_batch_is_no_change():
