@@ -19,7 +19,7 @@ from pretrain.checkpoint import DIRECTORY
 from pretrain.config import TrainConfig
 from pretrain.distributed import World, on_primary
 from pretrain.guard import attempts, stopping
-from pretrain.storage import commit, lease
+from pretrain.storage import commit, durable, lease
 from pretrain.stream import ledger
 from pretrain.stream.detours import Detour
 from pretrain.stream.sources import Source, check_caps, fingerprint, opened_sources, order_of
@@ -105,7 +105,7 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
 
 def _make(run_dir: Path) -> None:
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        durable.make_root(run_dir)
     except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
         raise ConfigError(
             f"run_dir {run_dir} cannot be a directory: {error.strerror}; choose another"

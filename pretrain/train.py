@@ -11,11 +11,13 @@ Stop with Ctrl-C, SIGTERM, SIGUSR1 or a file STOP in RUN: it saves, leaves with 
 the same command goes on from there.
 """
 
+import os
 from functools import partial
 
 from conf.command import run as run_command
 from pretrain.guard.heartbeat import Page
 from pretrain.guard.watchdog import watched
+from pretrain.storage.durable import PRIVATE_UMASK
 from pretrain.watching.last_words import last_words
 
 
@@ -26,4 +28,5 @@ def _train(page: Page) -> None:
 
 
 if __name__ == "__main__":
+    os.umask(PRIVATE_UMASK)  # a run is its user's alone, also what libraries and the watchdog write of it
     watched(_train, last_words)

@@ -78,7 +78,7 @@ def main(overrides: list[str]) -> int:
         say(f"{start.run_dir} is done; nothing to do")
         return Exit.OK
     _refuse_second(start)
-    start.run_dir.mkdir(parents=True, exist_ok=True)
+    start.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # private, as the trainer would make it
     stop.remove_leftover()
     _tell_lost(start.run_dir)
     stop.listen()

@@ -18,6 +18,7 @@ from pretrain.storage.faults import fault_point
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
+PRIVATE_UMASK = 0o077
 
 # No leading dot: "." and ".." are no names, and dot-files are the protocol's own.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
