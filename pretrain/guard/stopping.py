@@ -1,7 +1,8 @@
 """When a run must stop before its last step, and how the wish is kept until the ranks have agreed on it.
 
-A signal only sets a flag: saving inside a handler would interrupt a collective. A second one, a second
-or more later, ends the process at once. A time limit asks early enough for a save to be complete.
+A signal only sets a flag: saving inside a handler would interrupt a collective. A Ctrl-C after it, a second
+or more later, ends the process at once; a scheduler's second SIGTERM does not, for the save may still be
+complete before its SIGKILL. A time limit asks early enough for a save to be complete.
 """
 
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from pretrain.guard.heartbeat import Page
-from pretrain.guard.watchdog import SAME_WISH_SECONDS, STOP_SIGNALS
+from pretrain.guard.watchdog import STOP_SIGNALS, is_impatient
 
 STOP_FILE = "STOP"
 # Of the longest save so far: the last one may meet a slower disk.
@@ -85,7 +86,7 @@ class StopRequest:
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if now - self._received_at >= SAME_WISH_SECONDS:
+        if is_impatient(number, now - self._received_at):
             os._exit(128 + number)
         self._received_at = min(self._received_at, now)
         self._page.ask(number)

@@ -40,6 +40,15 @@ _MOST_DUMP_BYTES = 1 << 20
 LastWords = Callable[[Path, int, int, str], None]  # run directory, attempt, exit code, reason
 
 
+def is_impatient(number: int, seconds: float) -> bool:
+    """Say whether this signal, so long after the first, is a person who does not want to wait for a save.
+
+    SLURM sends SIGTERM again when a pre-empted job's GraceTime is over, and SIGKILL only KillWait later:
+    time in which a save that is under way can still be complete.
+    """
+    return number == signal.SIGINT and seconds >= SAME_WISH_SECONDS
+
+
 def watched(body: Callable[[Page], None], last_words: LastWords | None = None) -> None:
     """Run `body(page)` in a child process; the parent leaves with the exit code of the attempt.
 
@@ -87,11 +96,11 @@ class _Watchdog:
             pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
                 return self._finish(os.waitstatus_to_exitcode(status))
-            if received and received.si_signo in STOP_SIGNALS:
-                name = signal.Signals(received.si_signo).name
-                if self._is_second(received.si_signo):
-                    return self._end(attempts.followed(f"a second {name}"), 128 + received.si_signo)
-            if received and received.si_signo == DUMP_SIGNAL:
+            number = received.si_signo if received else 0
+            if number in STOP_SIGNALS and self._ends_at_once(number):
+                name = signal.Signals(number).name
+                return self._end(attempts.followed(f"a second signal, {name}"), 128 + number)
+            if number == DUMP_SIGNAL:
                 os.kill(self._child, DUMP_SIGNAL)
             self._relay()
             neighbours = self._met()
@@ -109,14 +118,14 @@ class _Watchdog:
             print(f"watchdog: stacks, as asked:\n{data.rstrip()}", file=sys.stderr, flush=True)
             self._shown += len(data.encode())
 
-    def _is_second(self, number: int) -> bool:
-        """Hand the first signal on; say whether this one is another."""
+    def _ends_at_once(self, number: int) -> bool:
+        """Hand the first signal on; say whether this one wants more than that."""
         now = time.monotonic()
         if not self._asked_at:
             self._asked_at = now
             self._page.ask(number)
             return False
-        return now - self._asked_at >= SAME_WISH_SECONDS
+        return is_impatient(number, now - self._asked_at)
 
     def _met(self) -> list[Neighbour]:
         """Return the neighbours, once the ranks have found each other."""

@@ -340,9 +340,9 @@ STORY = (
     Bug(
         "a second signal is swallowed",
         "pretrain/guard/watchdog.py",
-        "        return now - self._asked_at >= SAME_WISH_SECONDS",
+        "        return is_impatient(number, now - self._asked_at)",
         "        return False",
-        _tests("pretrain/guard/test_watchdog.py", "the_first_signal_is_a_wish_and_a_later_one_the_end"),
+        _tests("pretrain/guard/test_watchdog.py", "the_first_signal_is_a_wish_and_a_later_ctrl_c_the_end"),
     ),
     Bug(
         "the second identical crash counts as the third",

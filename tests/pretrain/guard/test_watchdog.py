@@ -79,12 +79,14 @@ def test_a_child_that_goes_on_is_left_alone(tmp_path):
     assert ended(parent, 60) == (0, "")
 
 
-def test_the_first_signal_is_a_wish_and_a_later_one_the_end(tmp_path):
+def test_the_first_signal_is_a_wish_and_a_later_ctrl_c_the_end(tmp_path):
     waits = "[(heart.beat(), time.sleep(0.01)) for _ in range(10**6)]"
     parent, _ = watch(tmp_path, waits)
     parent.send_signal(signal.SIGTERM)
     parent.send_signal(signal.SIGUSR1)  # at once: the same wish, passed on by somebody else
     time.sleep(1.5)
+    parent.send_signal(signal.SIGTERM)  # a scheduler's, when its grace is over and its SIGKILL still to come
+    time.sleep(0.5)
     assert parent.poll() is None
     parent.send_signal(signal.SIGINT)
     assert ended(parent, 5)[0] == 128 + signal.SIGINT
