@@ -1,12 +1,11 @@
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from engines import engine, fresh_model, same_bits, trained, whole_state
 from safetensors.torch import load_file, save, save_file
@@ -16,6 +15,7 @@ from pretrain.checkpoint import DIRECTORY, CheckpointConfig, Checkpoints, Progre
 from pretrain.distributed import World
 from pretrain.engine import Engine
 from pretrain.pieces import saved_weights
+from pretrain.state_file import chunks
 from pretrain.storage import commit, lease
 from pretrain.stream.detours import Detour
 
@@ -160,11 +160,11 @@ def test_what_is_copied_for_saving_does_not_change_while_training_goes_on(
     """The thread, here kept waiting, writes a copy; a view would hold weights of a later step."""
     may_write = threading.Event()
 
-    def late(tensors: dict[str, torch.Tensor]) -> bytes:
+    def late(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
         may_write.wait(60)
-        return save(tensors)
+        return chunks(tensors)
 
-    monkeypatch.setattr(safetensors.torch, "save", late)
+    monkeypatch.setattr("pretrain.state_file.chunks", late)
     ours = engine(world, stage=1)
     trained(ours, 2)
     expected = whole_state(ours)
@@ -176,6 +176,14 @@ def test_what_is_copied_for_saving_does_not_change_while_training_goes_on(
     assert progress is not None
     assert progress.step == 2
     assert same_bits(whole_state(target), expected)
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (3, 1, 500), (8, 8)])
+def test_a_state_file_is_what_safetensors_would_write(sizes: tuple[int, ...]):
+    """The dashes, the quote and the order of the names are traps of the header."""
+    names = ("weight/b@12", 'exp_avg/ä-é"@0', "weight/a@3")
+    tensors = {name: torch.randn(size) for name, size in zip(names, sizes, strict=False)}
+    assert b"".join(map(bytes, chunks(tensors))) == save(tensors)
 
 
 def test_the_newest_states_stay_and_older_ones_go(checkpoints: Checkpoints, world: World):
