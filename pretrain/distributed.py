@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distri
 
 # Where the ranks of a SLURM step meet if nobody has chosen a port: below Linux's ephemeral ones.
 _PORTS = range(20000, 32000)
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,7 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    # A world of one needs no port, so none can be taken or left behind.
-    store = dist.HashStore() if size == 1 else None  # pyright: ignore[reportPrivateImportUsage]
+    store = _meeting_place(os.environ, rank, size, timeout)
     dist.init_process_group(
         "nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=timeout
     )
@@ -95,6 +96,32 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
         dist.barrier(group=control)
     finally:
         dist.destroy_process_group()
+
+
+def _meeting_place(
+    environment: Mapping[str, str], rank: int, size: int, timeout: timedelta
+) -> dist.Store | None:  # pyright: ignore[reportPrivateImportUsage]
+    """Return the store by which the ranks find each other; None leaves it to torch, and to torchrun.
+
+    torch's own listens on every interface, and asks nobody for a password (pytorch #173909). Ranks on one
+    host need no more than its loopback; a world of one needs no port, so none can be taken or left behind.
+    """
+    if size == 1:
+        return dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or not _on_one_host(environment, size):
+        return None
+    port = int(environment["MASTER_PORT"])
+    listener = socket.create_server((_LOOPBACK, port)).detach() if rank == 0 else None
+    return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        _LOOPBACK, port, size, is_master=rank == 0, timeout=timeout, master_listen_fd=listener
+    )
+
+
+def _on_one_host(environment: Mapping[str, str], size: int) -> bool:
+    """Say whether all ranks are surely on this host."""
+    master = environment.get("MASTER_ADDR", "")
+    step = environment.get("SLURM_STEP_NUM_NODES"), environment.get("SLURM_STEP_NUM_TASKS")
+    return master == "localhost" or master.startswith("127.") or step == ("1", str(size))
 
 
 def broadcast_text(world: World, text: str | None) -> str:

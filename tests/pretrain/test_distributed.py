@@ -1,4 +1,6 @@
 import errno
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +106,45 @@ with joined() as world:
         assert rank == 0
         say(f"left {rank}")
 """
+
+
+_LISTENER = """
+import psutil
+from pretrain.distributed import *
+
+with joined() as world:
+    assert gather_texts(world, str(world.rank)) == ["0", "1"]
+    heard = {c.laddr for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    port = int(os.environ["MASTER_PORT"])
+    assert {each.ip for each in heard if each.port == port} == ({"127.0.0.1"} if world.primary else set())
+    assert not {"0.0.0.0", "::"} & {each.ip for each in heard}, heard
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"MASTER_ADDR": "localhost"},
+        {"MASTER_ADDR": "192.0.2.1", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "2"},
+    ],
+    ids=["localhost", "one node of a cluster"],
+)
+def test_ranks_on_one_host_are_not_heard_of_outside_it(told: dict[str, str]):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", _LISTENER],
+            env={**os.environ, **told, "RANK": rank, "WORLD_SIZE": "2", "MASTER_PORT": port},
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in ("0", "1")
+    ]
+    said = [rank.communicate(timeout=250)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
 
 
 @pytest.mark.slow
