@@ -60,7 +60,7 @@ def built(
         )
     model = _model(run_dir)
     engine = _engine(model, config, plan, world)
-    checkpoints = _checkpoints(run_dir, world, tracker)
+    checkpoints = _checkpoints(run_dir, world, tracker, heart)
     began_loading = time.perf_counter()
     found = checkpoints.load(engine, console.say, merged(run_dir.detours))
     load_seconds = time.perf_counter() - began_loading
@@ -143,7 +143,7 @@ def _suite(config: TrainConfig, world: World) -> Suite | None:
     return Suite(config.evaluation, world, config.model, load_tokenizer())
 
 
-def _checkpoints(run_dir: Opened, world: World, tracker: Tracker) -> Checkpoints:
+def _checkpoints(run_dir: Opened, world: World, tracker: Tracker, heart: Heart) -> Checkpoints:
     checkpoints = Checkpoints(
         Path(run_dir.config.run_dir),
         world=world,
@@ -152,6 +152,7 @@ def _checkpoints(run_dir: Opened, world: World, tracker: Tracker) -> Checkpoints
         config=run_dir.config.checkpoint,
     )
     checkpoints.on_saved = tracker.saved
+    checkpoints.beat = heart.beat
     return checkpoints
 
 

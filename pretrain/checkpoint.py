@@ -7,25 +7,25 @@ the step. There is no pickle.
 """
 
 import contextlib
-import errno
 import json
 import math
 import platform
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from conf.exits import CorruptError
-from pretrain import state_file
-from pretrain.distributed import World, gather_texts, on_primary
+from pretrain import read_back, state_file
+from pretrain.distributed import World, gather_texts, on_primary, with_help
 from pretrain.engine import Engine
 from pretrain.pieces import KINDS, Pieces
-from pretrain.storage import commit
+from pretrain.storage import commit, durable
 from pretrain.storage.commit import FileRecord, Manifest
 from pretrain.storage.lease import Lease
 from pretrain.stream.detours import Detour, is_left_behind
@@ -100,6 +100,7 @@ class Checkpoints:
         self._identity = identity
         self._config = config
         self.on_saved: Callable[[int, Path], None] = lambda step, path: None  # on rank 0, by a thread
+        self.beat: Callable[[], None] = lambda: None  # while a checkpoint is read to be loaded
         self.failures = 0  # saves that were refused, as their caller counts them, since the last that counts
         self._gathered = False  # every rank's file is written, and rank 0 lets the state count
         self._answers = 0  # of the ranks, since the last part of a save began
@@ -173,7 +174,13 @@ class Checkpoints:
         One that one of the `detours` leaves behind is moved aside first. `say` hears of each that was
         passed over. Raises NoCheckpointError if there have been checkpoints and none is valid.
         """
-        found = json.loads(on_primary(self._world, lambda: self._newest(say, detours)))
+        found = json.loads(
+            with_help(
+                self._world,
+                lambda ask: self._newest(say, detours, partial(read_back.shared, ask)),
+                lambda asked: read_back.share(self._world, asked, self.beat),
+            )
+        )
         if found is None:
             return None
         name, facts = found
@@ -199,7 +206,7 @@ class Checkpoints:
                     return position
         return None
 
-    def _newest(self, say: Callable[[str], None], detours: Sequence[Detour]) -> str:
+    def _newest(self, say: Callable[[str], None], detours: Sequence[Detour], hashing: commit.Hashing) -> str:
         for each in commit.candidates(self.root):
             facts = each.manifest.facts if each.manifest else {}
             if facts and is_left_behind(int(facts["progress"]["sequences"]), detours):
@@ -211,6 +218,7 @@ class Checkpoints:
             config_sha256=self._identity["config_sha256"],
             dataset_fingerprint=self._identity["dataset_fingerprint"],
             on_rejected=lambda path, why: say(f"passed over {path.name}: {why}"),
+            hashing=hashing,
         )
         return json.dumps((found.path.name, dict(found.manifest.facts)) if found else None)
 
@@ -228,7 +236,7 @@ class Checkpoints:
             self._counting = self._thread.submit(self._commit, save, records)
 
     def _begun(self, step: int, nonce: str) -> str:
-        with _naming(self.root):
+        with durable.naming(self.root):
             return str(commit.begin(self.root, step, nonce))
 
     def _counted(self) -> str:
@@ -250,7 +258,7 @@ class Checkpoints:
             **self._identity,
         )
         try:
-            with _naming(save.directory):
+            with durable.naming(save.directory):
                 found = commit.commit(self.root, save.directory, manifest, guard=self._lease.check)
         except OSError:
             with contextlib.suppress(OSError):  # the next save removes it too
@@ -276,17 +284,6 @@ class _Save:
     step: int
     facts: dict[str, Any]
     writing: Future[str]  # of this rank's file: its record as JSON, or the error
-
-
-@contextlib.contextmanager
-def _naming(directory: Path) -> Iterator[None]:
-    """Let what the disk refuses name the `directory`, to which all that the protocol names is relative."""
-    try:
-        yield
-    except OSError as error:
-        what = f" ({error.filename})" if error.filename else ""
-        text = f"{error.strerror or error}{what}"
-        raise OSError(error.errno or errno.EIO, text, str(directory)) from error
 
 
 def _facts(engine: Engine, progress: Progress) -> dict[str, Any]:

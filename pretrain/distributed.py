@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -154,7 +155,30 @@ def on_primary(world: World, action: Callable[[], str]) -> str:
                 "text": error.strerror or str(error),
                 "file": "" if error.filename is None else str(error.filename),
             }
-    outcome = json.loads(broadcast_text(world, json.dumps(outcome)))
+    return _value(json.loads(broadcast_text(world, json.dumps(outcome))))
+
+
+def with_help(
+    world: World, action: Callable[[Callable[[str], list[str]]], str], help_with: Callable[[str], str]
+) -> str:
+    """Return on every rank what `action(ask)` returns on rank 0.
+
+    `ask(text)` returns what `help_with(text)` returns on every rank, which must not raise. Raises as
+    `on_primary` does.
+    """
+
+    def ask(text: str) -> list[str]:
+        broadcast_text(world, json.dumps({"ask": text}))
+        return gather_texts(world, help_with(text))
+
+    if world.primary:
+        return on_primary(world, lambda: action(ask))
+    while "ask" in (told := json.loads(broadcast_text(world, None))):
+        gather_texts(world, help_with(told["ask"]))
+    return _value(told)
+
+
+def _value(outcome: dict[str, Any]) -> str:
     if "exit" in outcome:
         sys.exit(outcome["exit"])
     if "errno" in outcome:

@@ -27,6 +27,7 @@ from pretrain.storage.manifest import (
 from pretrain.storage.recovery import (
     SUPERSEDED,
     TEMPORARY,
+    Hashing,
     candidates,
     check_files,
     checkpoints,
@@ -41,6 +42,7 @@ from pretrain.storage.retention import prune, save_due
 __all__ = [
     "Checkpoint",
     "FileRecord",
+    "Hashing",
     "Manifest",
     "abandon",
     "begin",

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,6 +64,17 @@ def _refuse_foreign(path: Path | str, status: os.stat_result) -> None:
         )
     if status.st_mode & stat.S_IWOTH:
         raise RefusedError(f"{path} can be written by every user; run chmod o-w {path}")
+
+
+@contextmanager
+def naming(directory: Path) -> Iterator[None]:
+    """Let what the disk refuses name the `directory`, to which the names in it are relative."""
+    try:
+        yield
+    except OSError as error:
+        what = f" ({error.filename})" if error.filename else ""
+        text = f"{error.strerror or error}{what}"
+        raise OSError(error.errno or errno.EIO, text, str(directory)) from error
 
 
 def entries(directory: int) -> list[str]:
@@ -190,10 +201,11 @@ def read_file(name: str, *, within: int, most_bytes: int) -> bytes:
         return data
 
 
-def file_digest(name: str, *, within: int) -> str:
-    """Return the SHA-256 of a plain file."""
+def file_digest(name: str, *, within: int, beat: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 of a plain file; `beat` is called while it is read."""
     digest = hashlib.sha256()
     with opened_file(name, within=within) as (descriptor, _):
         while block := os.read(descriptor, _READ_BYTES):
             digest.update(block)
+            beat()
     return digest.hexdigest()

@@ -6,7 +6,7 @@ aside with the reason beside it.
 
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,21 @@ def highest_fence(root: Path) -> int:
     return max((each.manifest.fence for each in candidates(root) if each.manifest), default=0)
 
 
-def verify(path: Path) -> Manifest:
+def digests(path: Path, names: Sequence[str], beat: Callable[[], None] = lambda: None) -> dict[str, str]:
+    """Return the SHA-256 of these files of a checkpoint; `beat` is called while they are read."""
+    with durable.opened_directory(path) as directory:
+        return {name: durable.file_digest(name, within=directory, beat=beat) for name in names}
+
+
+# Who reads and hashes all files of a checkpoint: this process, or several that share them.
+Hashing = Callable[[Path, Sequence[str]], Mapping[str, str]]
+
+# What has been read back: path → the state of its files before that. A checkpoint is read once, not at
+# every prune: that would be seconds per gigabyte.
+_read_back: dict[Path, tuple[object, ...]] = {}
+
+
+def verify(path: Path, hashing: Hashing = digests) -> Manifest:
     """Return the manifest of a checkpoint after reading and hashing all of it.
 
     Raises CorruptError, naming the first file that differs.
@@ -87,10 +101,33 @@ def verify(path: Path) -> Manifest:
     ):
         manifest = _read_manifest(path.name, directory)
         check_files(manifest, directory)
+        before = _state(path)
+        found = hashing(path, [record.name for record in manifest.files])
         for record in manifest.files:
-            if durable.file_digest(record.name, within=directory) != record.sha256:
+            if found[record.name] != record.sha256:
                 raise CorruptError(f"{record.name}: its SHA-256 is not the recorded one")
+        _read_back[path] = before
         return manifest
+
+
+def is_whole(path: Path) -> bool:
+    """Say whether every byte of a checkpoint is right; what has been verified and not touched is."""
+    with suppress(CorruptError, OSError):
+        if _read_back.get(path) != _state(path):
+            verify(path)
+        return True
+    return False
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    """Return what changes whenever any file of the checkpoint does (ctime cannot be set back)."""
+    files = sorted(path.iterdir())
+    return tuple((each.name, *_identity(each)) for each in files)
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    status = file.lstat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_files(manifest: Manifest, directory: int) -> None:
@@ -114,6 +151,7 @@ def newest_valid(
     dataset_fingerprint: str | None = None,
     on_rejected: Callable[[Path, str], None] = lambda path, reason: None,
     repair: bool = True,
+    hashing: Hashing = digests,
 ) -> Checkpoint | None:
     """Return the checkpoint to go on from, or None in a directory that has never had one.
 
@@ -132,7 +170,8 @@ def newest_valid(
     reasons: list[str] = []
     for candidate in candidates(root):
         try:
-            manifest = _accepted(root, candidate, run_id, config_sha256, dataset_fingerprint)
+            _refuse_other(root, candidate, run_id, config_sha256, dataset_fingerprint)
+            manifest = verify(root / candidate.name, hashing)
         except (CorruptError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in _UNREADABLE:
                 raise
@@ -183,10 +222,10 @@ def _read_manifest(name: str, directory: int) -> Manifest:
     return manifest
 
 
-def _accepted(
+def _refuse_other(
     root: Path, candidate: Candidate, run_id: str | None, config: str | None, dataset: str | None
-) -> Manifest:
-    """Return the candidate's manifest if it is this run's and every byte holds; raise if not."""
+) -> None:
+    """Raise unless the candidate's manifest is this run's."""
     if candidate.manifest is None:
         raise candidate.error or AssertionError("a candidate has a manifest or an error")
     manifest, name = candidate.manifest, candidate.name
@@ -202,7 +241,6 @@ def _accepted(
             f"{root / name} comes from data set {manifest.dataset_fingerprint}, this run reads {dataset}; "
             "point data.index at the run's own data or use another run_dir"
         )
-    return verify(root / name)
 
 
 def _quarantine(root: Path, name: str, reason: str) -> None:

@@ -6,14 +6,13 @@ for ever. The step alone tells which is which.
 """
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from conf.exits import ConfigError, CorruptError
+from conf.exits import ConfigError
 from pretrain.storage import durable
 from pretrain.storage.faults import fault_point
 from pretrain.storage.manifest import step_of
-from pretrain.storage.recovery import DELETED, Candidate, candidates, verify
+from pretrain.storage.recovery import DELETED, Candidate, candidates, is_whole
 
 _FEWEST = 2  # one to go on from, one for when that turns out damaged
 
@@ -43,9 +42,9 @@ def prune(
 ) -> list[Path]:
     """Delete what is older than the newest `keep_last` whole checkpoints; return what went.
 
-    Whole means read back and hashed by this process. A damaged checkpoint counts for nothing and
-    is left for `newest_valid` to judge. Multiples of `keep_every_steps` stay for ever, and
-    `keep_steps` for as long as they are named.
+    Whole means read back and hashed since this process began, by it or by ranks that it asked. A
+    damaged checkpoint counts for nothing and is left for `newest_valid` to judge. Multiples of
+    `keep_every_steps` stay for ever, and `keep_steps` for as long as they are named.
 
     Raises OSError if the disk fails; nothing that had to stay is gone then.
     """
@@ -76,7 +75,7 @@ def _surplus(
     """Return the names, oldest first, of what lies behind `keep_last` whole checkpoints."""
     whole = 0
     for place, candidate in enumerate(newest_first):
-        whole += candidate.manifest is not None and _is_whole(root / candidate.name)
+        whole += candidate.manifest is not None and is_whole(root / candidate.name)
         if whole == keep_last:
             older = [each for each in newest_first[place + 1 :] if each.manifest]
             return [
@@ -85,29 +84,3 @@ def _surplus(
                 if each.manifest and not is_permanent(each.manifest.step, keep_every_steps)
             ]
     return []
-
-
-# What this process has read back: path → the state of its files at that time. A checkpoint is read
-# once, not at every prune: that would be seconds per gigabyte.
-_read_back: dict[Path, tuple[object, ...]] = {}
-
-
-def _is_whole(path: Path) -> bool:
-    with suppress(CorruptError, OSError):
-        state = _state(path)
-        if _read_back.get(path) != state:
-            verify(path)
-            _read_back[path] = state
-        return True
-    return False
-
-
-def _state(path: Path) -> tuple[object, ...]:
-    """Return what changes whenever any file of the checkpoint does (ctime cannot be set back)."""
-    files = sorted(path.iterdir())
-    return tuple((each.name, *_identity(each)) for each in files)
-
-
-def _identity(file: Path) -> tuple[int, ...]:
-    status = file.lstat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -83,7 +83,7 @@ MUTANTS = (
     ),
     Mutant("everything but the newest is pruned", "retention", "_FEWEST = 2 ", "_FEWEST = 1 "),
     Mutant(
-        "prune counts a damaged checkpoint", "retention", "and _is_whole(root / candidate.name)", "and True"
+        "prune counts a damaged checkpoint", "retention", "and is_whole(root / candidate.name)", "and True"
     ),
     Mutant(
         "prune deletes the newest, keeps the oldest",
@@ -109,15 +109,16 @@ MUTANTS = (
     Mutant(
         "hashes are not checked on load",
         "recovery",
-        "            if durable.file_digest(record.name, within=directory) != record.sha256:",
+        "            if found[record.name] != record.sha256:",
         "            if False:",
     ),
     Mutant(
         "sizes alone decide on load",
         "recovery",
-        "    return verify(root / name)\n",
-        "    with durable.opened_directory(root / name) as d:\n        check_files(manifest, d)\n"
-        "    return manifest\n",
+        "            manifest = verify(root / candidate.name, hashing)\n",
+        "            manifest = candidate.manifest\n"
+        "            with durable.opened_directory(root / candidate.name) as d:\n"
+        "                check_files(manifest, d)\n",
     ),
     Mutant(
         "unknown files are let pass",

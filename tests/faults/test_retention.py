@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from conf.exits import ConfigError
 from faults import cases, scratch
-from pretrain.storage import commit
+from pretrain.storage import commit, recovery
 from pretrain.storage.retention import is_permanent
 
 steps = st.lists(st.integers(1, 30), min_size=1, max_size=9, unique=True).map(sorted)
@@ -51,11 +51,9 @@ def test_prune_refuses_to_leave_a_single_checkpoint(tmp_path):
 
 
 def test_prune_reads_each_checkpoint_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    from pretrain.storage import retention
-
     read = []
-    verify = retention.verify
-    monkeypatch.setattr(retention, "verify", lambda path: read.append(path.name) or verify(path))
+    verify = recovery.verify
+    monkeypatch.setattr(recovery, "verify", lambda path: read.append(path.name) or verify(path))
     for step in (1, 2):
         cases.save(tmp_path, step)
         commit.prune(tmp_path)
@@ -63,6 +61,24 @@ def test_prune_reads_each_checkpoint_once_and_again_when_it_changes(tmp_path, mo
     (tmp_path / "step-00000001" / "rank0.bin").touch()
     commit.prune(tmp_path)
     assert sorted(read) == ["step-00000001", "step-00000001", "step-00000002"]
+
+
+def test_what_was_verified_to_go_on_from_is_not_read_again_unless_it_was_touched(tmp_path, monkeypatch):
+    for step in (1, 2):
+        cases.save(tmp_path, step)
+    read = []
+
+    def shared(path, names):
+        read.append(path.name)
+        return recovery.digests(path, names)
+
+    assert commit.newest_valid(tmp_path, hashing=shared).step == 2
+    monkeypatch.setattr(recovery, "verify", lambda path: read.append(path.name))
+    commit.prune(tmp_path)
+    assert read == ["step-00000002", "step-00000001"], "only the older one was read by prune"
+    (tmp_path / "step-00000002" / "rank0.bin").touch()
+    commit.prune(tmp_path)
+    assert read[2:] == ["step-00000002", "step-00000001"]
 
 
 def test_a_temporary_checkpoint_is_due_by_the_clock_and_a_permanent_one_by_the_step():

@@ -92,6 +92,15 @@ with joined() as world:
         raise AssertionError
     except OSError as error:
         assert (error.errno, error.filename) == (28, "/there")
+    def twice(ask):
+        return "/".join(ask("a") + ask("b"))
+
+    assert with_help(world, twice, lambda text: f"{text}{rank}") == "a0/a1/a2/b0/b1/b2"
+    try:
+        with_help(world, lambda ask: ask("a") and fail(), str)
+        raise AssertionError
+    except OSError as error:
+        assert error.filename == "/there"
     vote = Vote(world, questions=2)
     assert vote.cast(rank, 0) == (0, 0)
     assert vote.cast(0, 5 * (rank == 1)) == (2, 0)
