@@ -29,6 +29,7 @@ _SECONDS_OF_A_STEP = 0.1
 _STOPPING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 # Where a save can be hit, and by what; `stop` would hang the run until its watchdog's limit.
 _POINTS = ("begin.made", "write.opened", "write.synced", "commit.manifest", "commit.renamed", "prune.renamed")
+_POINTS += ("lines.write", "lines.sync")  # the ledger's
 _REFUSALS = ("enospc", "eio", "edquot")
 
 
@@ -206,6 +207,8 @@ class Chain:
         """Hold the exit codes against what happened: a stop that was heard is agreed on by all."""
         if kind == "stop" and Exit.REQUEUE in codes and set(codes) != {Exit.REQUEUE}:
             tally.wrong.append(f"{self._directory}: asked to stop, the ranks left with {codes}")
+        if kind == "disk" and Exit.DISK in codes:
+            tally.wrong.append(f"{self._directory}: one refusal of the disk ended the run")
         if any(code in (Exit.CONFIG, Exit.DATASET, Exit.NO_CHECKPOINT, Exit.LEASE_HELD) for code in codes):
             tally.wrong.append(f"{self._directory}: after {kind} the ranks left with {codes}")
 
