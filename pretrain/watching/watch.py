@@ -57,11 +57,12 @@ class Watch:
 
     def _loss(self, step: int, loss: float, z_score: float) -> Alert | None:
         finite = math.isfinite(loss)
-        if not self._turned("loss", not finite or z_score > SPIKE_Z, after=1):
-            return None
-        if not finite:
+        if self._turned("not finite", not finite, after=1):
             return Alert("non-finite loss", f"train/loss={loss} at step {step}", "ERROR")
-        return Alert("loss spike", f"train/loss={loss:.4f} at step {step}, z={z_score:.1f}")
+        # What is not finite is no end of a spike.
+        if finite and self._turned("spike", z_score > SPIKE_Z, after=1):
+            return Alert("loss spike", f"train/loss={loss:.4f} at step {step}, z={z_score:.1f}")
+        return None
 
     def _speed(self, step: int, speed: float) -> Alert | None:
         usual = statistics.median(self._speeds) if len(self._speeds) >= _FEWEST_SPEEDS else 0.0

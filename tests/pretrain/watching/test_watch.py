@@ -51,6 +51,19 @@ def test_a_cause_is_told_once_and_again_when_it_returns(
     ]
 
 
+def test_a_spike_hides_no_loss_that_is_not_finite_and_is_told_once_around_it():
+    spike, nan = {**CLEAN, "train/loss": 9.0}, {**CLEAN, "train/loss": math.nan}
+    found = alerts_of([*clean(60), spike, nan, nan, nan])
+    assert [(step, alert.title, alert.level) for step, alert in found] == [
+        (61, "loss spike", "WARN"),
+        (62, "non-finite loss", "ERROR"),
+    ]
+    titles = [
+        alert.title for _, alert in alerts_of([*clean(60), nan, spike, nan, {**spike, "train/loss": 90.0}])
+    ]
+    assert titles == ["non-finite loss", "loss spike", "non-finite loss"]
+
+
 @pytest.mark.parametrize("cause", [{"perf/tokens_per_s": 0.6e6}, {"perf/data_wait_frac": 0.2}])
 def test_two_bad_reports_are_no_trend(cause: dict[str, float]):
     assert alerts_of([*clean(60), {**CLEAN, **cause}, {**CLEAN, **cause}, *clean(10)]) == []
