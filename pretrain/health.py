@@ -8,7 +8,7 @@ here is decided by all ranks together, at the same step.
 import json
 import socket
 import statistics
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from pretrain.storage import commit
 # NVRx and Megatron call a rank a straggler from about this on.
 _STRAGGLER_RATIO = 1.5
 _STRAGGLER_REPORTS = 20
+# Gradients that are not finite now and then are bf16's; so many, so close together, are a cause.
+_SKIPS_TOLD = 5
+_SKIPS_WITHIN = 100  # steps
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -51,11 +54,16 @@ class Health:
         self._world = world
         self._checkpoints = checkpoints
         self._skipped_in_a_row = 0
+        self._recent: deque[bool] = deque(maxlen=_SKIPS_WITHIN)
+        # Well before the run ends because of them.
+        self._skips_told = max(1, min(_SKIPS_TOLD, config.most_skipped // 2))
+        self._told = False
 
-    def heed(self, skipped: bool, step: int) -> None:
-        """Count a step that was `skipped`, which all ranks decided alike.
+    def heed(self, skipped: bool, step: int) -> str:
+        """Count a step that was `skipped`, which all ranks decided alike; return what a person should know.
 
-        Raises NonFiniteError when there were too many in a row.
+        Most often nothing, "": a cause is told once, and again after 100 steps without it. Raises
+        NonFiniteError when there were too many in a row.
         """
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         if self._skipped_in_a_row >= self._config.most_skipped:
@@ -63,6 +71,12 @@ class Health:
                 f"the gradient was not finite in {self._skipped_in_a_row} steps in a row, up to step {step}; "
                 f"no weight changed in them. {self._way_out()}, with a lower schedule.peak"
             )
+        self._recent.append(skipped)
+        count, told = sum(self._recent), self._told
+        self._told = count >= self._skips_told or (told and count > 0)
+        if told or not self._told:
+            return ""
+        return f"{count} of the last {len(self._recent)} up to step {step}: the gradient is not finite"
 
     def comparison_due(self, step: int) -> bool:
         """Say whether the ranks compare what they hold after `step`."""

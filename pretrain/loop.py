@@ -113,7 +113,8 @@ def _step(run: Run, config: LoopConfig) -> None:
     run.progress.tokens += size * run.sequence_tokens
     run.readback.send(run.progress.step, result.skipped)
     for step, skipped in run.readback.arrived():
-        run.health.heed(bool(skipped), step)
+        if news := run.health.heed(bool(skipped), step):
+            run.tracker.alert("steps are skipped", news)
 
 
 @cache

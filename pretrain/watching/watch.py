@@ -32,7 +32,6 @@ class Watch:
         self._losses = LossHistory(losses)
         self._spikes: deque[bool] = deque(maxlen=WINDOW)
         self._speeds: list[float] = []
-        self._skipped = 0.0
         self._episodes: dict[str, _Episode] = {}
 
     def look(self, step: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[Alert]]:
@@ -49,8 +48,6 @@ class Watch:
             found.append(self._speed(step, float(metrics["perf/tokens_per_s"])))
         if "perf/data_wait_frac" in metrics:
             found.append(self._data(step, float(metrics["perf/data_wait_frac"])))
-        if "optim/skipped_steps" in metrics:
-            found.append(self._skips(step, float(metrics["optim/skipped_steps"])))
         if "disk/room_checkpoints" in metrics:
             found.append(self._room(step, metrics))
         return added, [alert for alert in found if alert]
@@ -75,12 +72,6 @@ class Watch:
         if not self._turned("data", share > _WAITING, after=_IN_A_ROW):
             return None
         return Alert("waiting for data", f"{share:.0%} of the time at step {step}; the data is too slow")
-
-    def _skips(self, step: int, skipped: float) -> Alert | None:
-        more, self._skipped = skipped > self._skipped, skipped
-        if not self._turned("skipped", more, after=_IN_A_ROW):
-            return None
-        return Alert("steps are skipped", f"{skipped:.0f} so far at step {step}: the gradient is not finite")
 
     def _room(self, step: int, metrics: Mapping[str, float]) -> Alert | None:
         checkpoints = float(metrics["disk/room_checkpoints"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +51,7 @@ class Actors:
         self.under_way: int | None = None
         self.losses: dict[int, float] = {}  # of validations, by step
         self.reported = losses or {}  # by the first sequence of a step; else 3
+        self.skipped: Container[int] = ()  # steps whose gradient is not finite
         self.position = 0  # of the batches
         self.positions: list[int] = []
         self.kept: dict[int, Progress] = {}
@@ -63,7 +65,8 @@ class Actors:
         self.step += 1
         self.rates.append(rate)
         loss = self.reported.get(self.positions[-1], 3.0 + 0.01 * (self.step % 3))
-        return StepResult(torch.tensor(loss, dtype=torch.float64), torch.tensor(1.0), torch.tensor(0.0))
+        skipped = torch.tensor(float(self.step in self.skipped))
+        return StepResult(torch.tensor(loss, dtype=torch.float64), torch.tensor(1.0), skipped)
 
     def forward_seconds(self) -> float:
         return 0.0

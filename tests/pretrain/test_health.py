@@ -17,6 +17,25 @@ def test_skipped_steps_end_the_run_only_if_they_follow_each_other(tmp_path):
         health.heed(True, 6)
 
 
+def test_a_cause_of_skipped_steps_is_told_once_and_again_after_a_hundred_steps_without_it(tmp_path):
+    health = Health(HealthConfig(), None, tmp_path / "checkpoints")
+    streak, now_and_then = [True] * 7, [step % 25 == 0 for step in range(300)]
+    every_tenth = [step % 10 == 0 for step in range(200)]
+    flags = [False] * 10 + streak + [False] * 100 + now_and_then + [False] * 100 + every_tenth
+    told = [(step, news) for step, flag in enumerate(flags, 1) if (news := health.heed(flag, step))]
+    assert [step for step, _ in told] == [15, 10 + 7 + 100 + 300 + 100 + 41]
+    assert told[0][1] == "5 of the last 15 up to step 15: the gradient is not finite"
+
+
+@pytest.mark.parametrize("most_skipped", [2, 4, 20])
+def test_a_streak_of_skipped_steps_is_told_before_it_ends_the_run(tmp_path, most_skipped: int):
+    health = Health(HealthConfig(most_skipped=most_skipped), None, tmp_path / "checkpoints")
+    told = [health.heed(True, step) for step in range(1, most_skipped)]
+    assert len(list(filter(None, told))) == 1
+    with pytest.raises(NonFiniteError):
+        health.heed(True, most_skipped)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_any_flipped_bit_changes_a_fingerprint(dtype):
     seed = random.randrange(2**32)

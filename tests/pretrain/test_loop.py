@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loop_actors import SCHEDULE, Actors, steps_of, told
 
-from conf.exits import Exit
+from conf.exits import Exit, NonFiniteError
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.distributed import World
 from pretrain.loop import LoopConfig, due, train
@@ -128,6 +128,16 @@ def test_a_save_that_failed_does_not_cost_the_next_one(world: World, tmp_path: P
     actors.writing = True  # until the next save is due, so that it is what meets the failure
     told(world, tmp_path, actors, save_every=3)
     assert steps_of(actors, "saved") == [6, 9, 10]
+
+
+def test_a_streak_of_skipped_steps_is_told_by_default_before_it_ends_the_run(world: World, tmp_path: Path):
+    actors = Actors()
+    actors.skipped = range(11, 1000)  # right after a report, so that there is but one in the streak
+    with pytest.raises(NonFiniteError, match="20 steps in a row, up to step 30"):
+        told(world, tmp_path, actors, steps=100, log_every=10, save_every=0, validate_every=0)
+    alerts = [what for what, *_ in actors.story if what in ("alert", "report")]
+    assert alerts == ["report", "alert", "report"]
+    assert ("alert", "steps are skipped") in actors.story
 
 
 LOSSES = {2: 3.0, 4: 2.0, 6: 2.5, 8: math.nan, 10: 2.0, 12: 1.0}

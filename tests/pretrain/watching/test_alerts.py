@@ -12,6 +12,7 @@ from chat import SECRET, Chat
 
 from conf.exits import Exit
 from pretrain.guard.heartbeat import Beat
+from pretrain.health import Health, HealthConfig
 from pretrain.watching import alerts, stall, webhook
 from pretrain.watching.last_words import last_words
 from pretrain.watching.stall import stalls_told
@@ -22,7 +23,6 @@ CLEAN = {
     "train/loss": 3.0,
     "perf/tokens_per_s": 1e6,
     "perf/data_wait_frac": 0.01,
-    "optim/skipped_steps": 0.0,
     "disk/free_gib": 900.0,
     "disk/room_checkpoints": 80.0,
 }
@@ -41,8 +41,10 @@ def reports(tracker: Tracker, first: int, count: int, **changed: float) -> int:
 
 
 def skipping(tracker: Tracker) -> None:
-    for step in range(100, 103):
-        tracker.log(step, step, {**CLEAN, "optim/skipped_steps": step - 99.0})
+    health = Health(HealthConfig(), None, Path())  # pyright: ignore[reportArgumentType]
+    for step in range(100, 110):
+        if news := health.heed(True, step):
+            tracker.alert("steps are skipped", news)
 
 
 def stalling(tracker: Tracker) -> None:

@@ -12,7 +12,6 @@ CLEAN = {
     "train/loss": 3.0,
     "perf/tokens_per_s": 1e6,
     "perf/data_wait_frac": 0.01,
-    "optim/skipped_steps": 0.0,
 }
 
 
@@ -67,12 +66,6 @@ def test_a_spike_hides_no_loss_that_is_not_finite_and_is_told_once_around_it():
 @pytest.mark.parametrize("cause", [{"perf/tokens_per_s": 0.6e6}, {"perf/data_wait_frac": 0.2}])
 def test_two_bad_reports_are_no_trend(cause: dict[str, float]):
     assert alerts_of([*clean(60), {**CLEAN, **cause}, {**CLEAN, **cause}, *clean(10)]) == []
-
-
-def test_a_streak_of_skipped_steps_is_told_and_a_single_one_is_not():
-    counts = [0, 1, 1, 2, 2, 3, 4, 5, 5]
-    found = alerts_of([{"optim/skipped_steps": count} for count in counts])
-    assert [(step, alert.title) for step, alert in found] == [(8, "steps are skipped")]
 
 
 def test_a_new_slower_pace_becomes_the_usual_one():
