@@ -111,6 +111,7 @@ def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:
         Path(run_dir.config.run_dir),
         settings=facts,
         attempt=run_dir.attempt,
+        alike=attempts.alike(Path(run_dir.config.run_dir), run_dir.attempt) if world.primary else (),
         primary=world.primary,
         say=console.say,
     )

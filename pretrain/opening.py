@@ -19,6 +19,7 @@ from pretrain.checkpoint import DIRECTORY
 from pretrain.config import TrainConfig
 from pretrain.distributed import World, on_primary
 from pretrain.guard import attempts, stopping
+from pretrain.peak import device_name
 from pretrain.storage import commit, durable, lease
 from pretrain.stream import ledger
 from pretrain.stream.detours import Detour
@@ -52,7 +53,7 @@ def opened(world: World, overrides: list[str]) -> Iterator[Opened]:
     """Settle the config on rank 0, freeze it, take the lease, and tell all ranks."""
     held: list[lease.Lease] = []
     try:
-        facts = json.loads(on_primary(world, lambda: _begin(overrides, world.size, held)))
+        facts = json.loads(on_primary(world, lambda: _begin(overrides, world, held)))
         config = typed(TrainConfig, _mapping(facts["config"]))
         yield Opened(
             config=config,
@@ -70,13 +71,13 @@ def opened(world: World, overrides: list[str]) -> Iterator[Opened]:
             each.release()
 
 
-def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
+def _begin(overrides: list[str], world: World, held: list[lease.Lease]) -> str:
     """Do on rank 0 all that can refuse the run, before any work; return the facts as JSON."""
     raw = frozen.settled(overrides)
     length.settle(raw)
     config = typed(TrainConfig, raw)
     sources = _sources(config)
-    plan = _plan(config, ranks)
+    plan = _plan(config, world.size)
     mixture = order_of(sources, config.data, batch_sequences=plan.sequences, seed=config.seed)
     check_caps(sources, mixture, plan.sizes.consumed(config.steps))
     # Absolute, because the next attempt or an evaluation may start in another directory.
@@ -94,9 +95,8 @@ def _begin(overrides: list[str], ranks: int, held: list[lease.Lease]) -> str:
     held.append(lease.acquire(run_dir, above=commit.highest_fence(root)))
     cleared = stopping.clear(run_dir)
     identity = frozen.freeze(raw, run_dir, fingerprint(sources))
-    attempt = attempts.begin(
-        run_dir, host=socket.gethostname(), pid=os.getpid(), ranks=ranks, overrides=overrides
-    )
+    ours = {"host": socket.gethostname(), "pid": os.getpid(), "ranks": world.size}
+    attempt = attempts.begin(run_dir, **ours, device=device_name(world.device), overrides=overrides)
     text = OmegaConf.to_yaml(raw, resolve=True)
     detours = ledger.detours(run_dir)
     facts = {"config": text, "identity": asdict(identity), "attempt": attempt, "detours": detours}

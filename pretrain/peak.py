@@ -18,11 +18,16 @@ def peak_flops(device: torch.device, *, precision: str, configured_tflops: float
     """
     if configured_tflops is not None:
         return configured_tflops * 1e12
-    if device.type == "cuda" and (known := known_peak_flops(torch.cuda.get_device_name(device))):
+    if known := known_peak_flops(device_name(device)):
         return known
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     matrix = torch.ones(_SIZE, _SIZE, dtype=dtype, device=device)
     return 2 * _SIZE**3 / min(_seconds(matrix) for _ in range(_REPEATS))
+
+
+def device_name(device: torch.device) -> str:
+    """Return the kind of a device as its vendor calls it; of every CPU "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _seconds(matrix: torch.Tensor) -> float:

@@ -63,6 +63,20 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
     return [line for line in parsed if isinstance(line, dict) and "attempt" in line]
 
 
+def alike(run_dir: Path, attempt: int) -> set[int]:
+    """Return the attempts before `attempt` that had as many ranks on the same kind of device as it has.
+
+    What an older line does not say is taken to be the same.
+    """
+    begun = {line["attempt"]: line for line in read(run_dir) if line.get("event") == "begin"}
+    own = begun[attempt]
+    return {
+        number
+        for number, line in begun.items()
+        if number < attempt and all(line.get(fact, own[fact]) == own[fact] for fact in ("ranks", "device"))
+    }
+
+
 def raised(error: BaseException) -> dict[str, Any]:
     """Return what an exception that ends a rank is remembered by: reason, time and fingerprint."""
     text = " ".join(str(error).split())[:500]

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,13 @@ def _plain(value: Any) -> Any:
     return number if math.isfinite(number) else str(number)
 
 
-def last_values(run_dir: Path, metric: str, count: int) -> list[float]:
+def last_values(
+    run_dir: Path, metric: str, count: int, *, of_attempts: Container[int] | None = None
+) -> list[float]:
     """Return up to `count` of the newest values of `metric`, oldest first; none if there is no record.
 
-    Reads only the end of the file, and skips what it cannot read.
+    Of some attempts only, if they are named. Reads only the end of the file, and skips what it cannot
+    read.
     """
     try:
         with (run_dir / FILE_NAME).open("rb") as file:
@@ -100,7 +103,9 @@ def last_values(run_dir: Path, metric: str, count: int) -> list[float]:
     found = []
     for line in lines:
         try:
-            found.append(float(json.loads(line)[metric]))
+            row = json.loads(line)
+            if of_attempts is None or row["attempt"] in of_attempts:
+                found.append(float(row[metric]))
         except (ValueError, KeyError, TypeError):
             continue
     return found[-count:]

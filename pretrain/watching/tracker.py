@@ -44,13 +44,13 @@ class Tracker:
         mirrors: Sequence[Mirror],
         *,
         say: Callable[[str], None],
-        losses: list[float] | None = None,
+        watch: Watch | None = None,
         finish_timeout_seconds: float = 8.0,
     ):
         self._record = record
         self._mirrors = mirrors
         self._say = say
-        self._watch = Watch(losses or [])
+        self._watch = watch or Watch()
         self._finish_timeout_seconds = finish_timeout_seconds
 
     def log(self, step: int, tokens: int, metrics: Mapping[str, float]) -> None:

@@ -10,7 +10,7 @@ from pretrain.watching.spikes import SPIKE_Z, WINDOW, LossHistory
 
 # One slow report is an evaluation or a neighbour; three in a row are a trend.
 _IN_A_ROW = 3
-_FEWEST_SPEEDS = 10
+_FEWEST_SPEEDS, MOST_SPEEDS = 10, 1000  # whose median is the run's usual one
 _SLOW = 0.7  # of the run's median speed
 _WAITING = 0.1  # of the step's time, waiting for data
 _FEWEST_CHECKPOINTS = 2.0  # that must still find room on the disk: the one being written, and the next
@@ -28,10 +28,11 @@ class Alert:
 class Watch:
     """Looks at every report; speaks when something turns bad, and not again until it was well."""
 
-    def __init__(self, losses: Iterable[float] = ()):
+    def __init__(self, losses: Iterable[float] = (), speeds: Iterable[float] = ()):
+        """Take what earlier attempts have reported, the speeds of those on the same hardware."""
         self._losses = LossHistory(losses)
         self._spikes: deque[bool] = deque(maxlen=WINDOW)
-        self._speeds: list[float] = []
+        self._speeds = deque(speeds, maxlen=MOST_SPEEDS)
         self._episodes: dict[str, _Episode] = {}
 
     def look(self, step: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[Alert]]:
@@ -63,7 +64,7 @@ class Watch:
 
     def _speed(self, step: int, speed: float) -> Alert | None:
         usual = statistics.median(self._speeds) if len(self._speeds) >= _FEWEST_SPEEDS else 0.0
-        self._speeds = [*self._speeds[-999:], speed]
+        self._speeds.append(speed)
         if not self._turned("speed", speed < _SLOW * usual, after=_IN_A_ROW):
             return None
         return Alert("slow", f"{speed:,.0f} tokens/s at step {step}, {speed / usual:.0%} of the run's median")

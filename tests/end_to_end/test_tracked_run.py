@@ -82,6 +82,7 @@ def test_the_record_names_every_attempt(shards, tmp_path):
     Job(tmp_path, *smoke(shards, run_dir, "steps=6"), ranks=1).succeeded()
     attempts = [json.loads(line) for line in (run_dir / "attempts.jsonl").read_text().splitlines()]
     assert [each["attempt"] for each in attempts if "overrides" in each] == [0, 1]
+    assert [(each["ranks"], each["device"]) for each in attempts if "overrides" in each] == [(1, "cpu")] * 2
     assert {row["attempt"] for row in metric_rows(run_dir)} == {0, 1}
     assert list(losses(run_dir)) == [1, 2, 3, 4, 5, 6]
 

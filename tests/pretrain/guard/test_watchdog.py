@@ -185,3 +185,11 @@ def test_a_page_can_be_read_by_another_process():
 def test_impossible_limits_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         WatchdogConfig(**wrong)
+
+
+def test_attempts_are_alike_if_they_had_as_many_ranks_on_the_same_kind_of_device(tmp_path):
+    kinds = [(8, "H100"), (4, "H100"), (8, "A100"), (8, None), (8, "H100"), (8, "H100")]
+    for ranks, device in kinds:
+        attempts.begin(tmp_path, ranks=ranks, **({"device": device} if device else {}))
+    assert attempts.alike(tmp_path, 4) == {0, 3}, "one of an older version does not say on what it ran"
+    assert attempts.alike(tmp_path, 2) == set()

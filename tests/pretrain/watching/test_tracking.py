@@ -111,6 +111,22 @@ def test_a_spike_alerts_and_its_measure_survives_a_restart(tmp_path: Path):
     assert [line["health/loss_z"] > 6 for line in lines(tmp_path) if "step" in line][-1]
 
 
+@pytest.mark.parametrize(("alike", "alerts"), [({0, 2}, ["slow"]), ({1}, []), ((), [])])
+def test_what_is_slow_is_known_after_a_restart_from_attempts_of_the_same_kind(
+    alike: set[int], alerts: list[str], tmp_path: Path
+):
+    for attempt, speed in enumerate([1e6, 0.5e6, 1e6]):
+        tracker = tracker_in(tmp_path, attempt=attempt, alike=alike)
+        for step in range(100 * attempt, 100 * attempt + 20):
+            tracker.log(step, step, {"perf/tokens_per_s": speed})
+        tracker.finish()
+    tracker = tracker_in(tmp_path, attempt=3, alike=alike)
+    for step in range(300, 305):
+        tracker.log(step, step, {"perf/tokens_per_s": 0.6e6})
+    tracker.finish()
+    assert [line["alert"] for line in lines(tmp_path) if "alert" in line and line["attempt"] == 3] == alerts
+
+
 def test_no_secret_reaches_any_output(tmp_path: Path):
     settings = {
         "data": {"index": "s3://user:canary-url@host/index.json", "hf_token": "canary-token"},
