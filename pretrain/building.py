@@ -79,7 +79,7 @@ def built(
         progress=progress,
         tracker=tracker,
         console=console,
-        meter=Meter(_scale(config, world, parameter_count(model)), world),
+        meter=_meter(config, world, model, engine),
         stop=_stop_request(config, page),
         health=Health(config.health, world, checkpoints.root),
         norms=_norms(config, world, model),
@@ -229,6 +229,11 @@ def _stop_request(config: TrainConfig, page: Page) -> StopRequest:
 def _norms(config: TrainConfig, world: World, model: GPT) -> Norms:
     names = [name for name, _ in model.named_parameters()]
     return Norms(config.norms, world, parameters=names, beta1=config.optim.beta1)
+
+
+def _meter(config: TrainConfig, world: World, model: GPT, engine: Engine) -> Meter:
+    scale = _scale(config, world, parameter_count(model))
+    return Meter(scale, world, skipped_steps=engine.step - engine.adam_steps)
 
 
 def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:

@@ -186,6 +186,7 @@ def _goes_back(run: Run) -> bool:
     found = run.checkpoints.load(run.engine, run.console.say, run.roll_back.detours)
     assert found is not None, "a roll-back names the state that it goes back to"
     run.progress = found
+    run.meter.skipped_steps = run.engine.step - run.engine.adam_steps
     run.batches = run.batches_from(found.sequences, run.roll_back.detours)
     run.saved_step = run.validated_step = found.step
     text = f"from step {spiked.step} to step {found.step}, because of a loss of {loss:.4f}"

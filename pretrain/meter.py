@@ -27,8 +27,10 @@ class Scale:
 class Meter:
     """Collects steps without waiting for the device; reads it only when asked for a report."""
 
-    def __init__(self, scale: Scale, world: World) -> None:
+    def __init__(self, scale: Scale, world: World, *, skipped_steps: int = 0) -> None:
+        """Take how many of the run's steps so far have been skipped."""
         self.scale = scale
+        self.skipped_steps = skipped_steps  # as of the last report
         self._world = world
         self._device = DeviceMeter(world.device)
         self._losses: list[torch.Tensor] = []
@@ -37,7 +39,6 @@ class Meter:
         self._learning_rate = 0.0
         self._epoch = 0
         self._skipped: list[torch.Tensor] = []
-        self._skipped_before = 0.0
         self._waited = 0.0
         self._elapsed = 0.0
         self._tokens = 0  # since the last report
@@ -117,7 +118,7 @@ class Meter:
 
     def _quality(self, ranks: Ranks) -> dict[str, float]:
         norms: list[float] = torch.stack(self._norms).tolist()  # in one transfer
-        self._skipped_before += float(torch.stack(self._skipped).sum())
+        self.skipped_steps += int(torch.stack(self._skipped).sum())
         finite = [norm for norm in norms if math.isfinite(norm)]
         limit = self.scale.clip_norm or math.inf
         return {
@@ -127,7 +128,7 @@ class Meter:
             "optim/grad_norm": norms[-1],
             "optim/grad_norm_max": max(finite, default=math.nan),
             "optim/clipped_frac": sum(norm > limit for norm in finite) / len(norms),
-            "optim/skipped_steps": self._skipped_before,
+            "optim/skipped_steps": float(self.skipped_steps),
         }
 
     def _speed(self, ranks: Ranks) -> dict[str, float]:

@@ -62,6 +62,10 @@ def test_endless_skipping_ends_the_run_and_names_the_last_good_state(shards, tmp
     assert (last["exit_code"], last["step"]) == (Exit.NON_FINITE, 9)
     name = "optim/skipped_steps"
     assert [row[name] for row in metric_rows(run_dir) if name in row] == [0, 0, 0, 0, 0, 1, 2, 3]
+    Job(run_dir, *settings, *more, "stop_at=10").succeeded()
+    again = [row for row in metric_rows(run_dir) if row["attempt"] == 1 and name in row]
+    skipped = again[0]["step"] - 6  # all after the fifth, up to the state that it went on from
+    assert {row[name] for row in again} == {skipped}
     states = [load(data) for step in (4, 6, 8) for data in state_files(run_dir, step).values()]
     assert all(torch.isfinite(tensor).all() for state in states for tensor in state.values())
 

@@ -40,7 +40,7 @@ class Actors:
         self.story: list[Any] = []
         self.root = Path("checkpoints")
         self.rates: list[float] = []
-        self.step = 0
+        self.step = self.adam_steps = 0
         self.reason = ""
         self.stop_after = stop_after
         self.refusing = refusing  # how many saves the disk refuses from the first on
@@ -55,6 +55,8 @@ class Actors:
         self.position = 0  # of the batches
         self.positions: list[int] = []
         self.kept: dict[int, Progress] = {}
+        self.adam_steps_at: dict[int, int] = {}
+        self.told_skipped: list[float] = []  # by each report
 
     def __next__(self) -> Batch:
         self.positions.append(self.position)
@@ -63,6 +65,7 @@ class Actors:
 
     def train_step(self, _: object, rate: float) -> StepResult:
         self.step += 1
+        self.adam_steps += self.step not in self.skipped
         self.rates.append(rate)
         loss = self.reported.get(self.positions[-1], 3.0 + 0.01 * (self.step % 3))
         skipped = torch.tensor(float(self.step in self.skipped))
@@ -89,6 +92,7 @@ class Actors:
             raise OSError(errno.ENOSPC, "no space")
         self.under_way = progress.step
         self.kept[progress.step] = dataclasses.replace(progress)
+        self.adam_steps_at[progress.step] = self.adam_steps
 
     def newest_position(self, at_most: int) -> int | None:
         return max((each.sequences for each in self.kept.values() if each.sequences <= at_most), default=None)
@@ -96,7 +100,7 @@ class Actors:
     def load(self, _: object, __: object, detours: tuple[Detour, ...]) -> Progress:
         newest = max(each.sequences for each in self.kept.values() if each.sequences <= detours[-1].begin)
         found = next(dataclasses.replace(each) for each in self.kept.values() if each.sequences == newest)
-        self.step = found.step
+        self.step, self.adam_steps = found.step, self.adam_steps_at[found.step]
         self.story.append(("loaded", found.step))
         return found
 
@@ -140,6 +144,7 @@ class Actors:
         if "train/loss" in metrics:
             assert tokens == step * 8 * 16
             self.story.append(("report", step))
+            self.told_skipped.append(metrics["optim/skipped_steps"])
 
     def event(self, name: str, **facts: object) -> None:
         if name == "stopped":
@@ -173,7 +178,7 @@ def told(world: World, tmp_path: Path, actors: Actors, *, first: int = 0, **chan
     settings: dict[str, Any] = {"steps": 10, "stop_at": None, "log_every": 3, "validate_every": 5}
     settings |= {"evaluate_every": 0, "patience": None, **changed}
     config = LoopConfig(schedule=SCHEDULE, checkpoint=checkpoint, **settings)
-    actors.step = first
+    actors.step = actors.adam_steps = first
     role: Any = actors
     run = Run(
         world=world,

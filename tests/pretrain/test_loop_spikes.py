@@ -16,6 +16,7 @@ from pretrain.stream.detours import Detour
 def spiky(world: World, tmp_path: Path, losses: dict[int, float], **changed: Any) -> tuple[Actors, Run]:
     """Train 60 steps of 8 sequences with a report for each, a save for every fifth, and these losses."""
     actors = Actors(losses=losses)
+    actors.skipped = changed.pop("skipped", ())
     rolling = RollBackConfig(above_z=6.0, most=changed.pop("most", 5))
     changed = {"steps": 60, "log_every": 1, "save_every": 5, "validate_every": 0, **changed}
     code, run = told(world, tmp_path, actors, rolling=rolling, **changed)
@@ -65,3 +66,11 @@ def test_nobody_goes_back_who_has_not_asked_for_it(world: World, tmp_path: Path)
     actors = Actors(losses={8 * 42: 9.0})
     assert told(world, tmp_path, actors, steps=60, log_every=1, save_every=5)[0] == Exit.OK
     assert steps_of(actors, "loaded") == []
+
+
+def test_a_skipped_step_that_was_gone_back_before_is_not_counted_twice(world: World, tmp_path: Path):
+    """Step 42 is skipped both times; the loss of step 43 spikes, and the state of step 40 saw one skip."""
+    actors, _ = spiky(world, tmp_path, {8 * 42: 9.0}, skipped={20, 42})
+    assert steps_of(actors, "loaded") == [40]
+    told_at = list(zip(steps_of(actors, "report"), actors.told_skipped, strict=True))
+    assert told_at[41:46] == [(42, 2), (43, 2), (41, 1), (42, 2), (43, 2)]
