@@ -26,7 +26,7 @@ from pretrain.guard.stopping import StopRequest
 from pretrain.health import Health
 from pretrain.meter import Meter, Scale
 from pretrain.model import GPT, initialise, parameter_count
-from pretrain.norms import Norms
+from pretrain.norms import Norms, kept_of_moments
 from pretrain.opening import Opened
 from pretrain.peak import peak_flops
 from pretrain.roll_back import RollBack, losses_up_to
@@ -228,7 +228,8 @@ def _stop_request(config: TrainConfig, page: Page) -> StopRequest:
 
 def _norms(config: TrainConfig, world: World, model: GPT) -> Norms:
     names = [name for name, _ in model.named_parameters()]
-    return Norms(config.norms, world, parameters=names, beta1=config.optim.beta1)
+    kept = kept_of_moments(model.named_parameters(), config.optim)
+    return Norms(config.norms, world, parameters=names, kept=kept)
 
 
 def _meter(config: TrainConfig, world: World, model: GPT, engine: Engine) -> Meter:

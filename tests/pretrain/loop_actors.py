@@ -194,7 +194,7 @@ def told(world: World, tmp_path: Path, actors: Actors, *, first: int = 0, **chan
         stop=role,
         sequence_tokens=16,
         startup_seconds=None,
-        norms=Norms(NormsConfig(), world, parameters=[], beta1=0.9),
+        norms=Norms(NormsConfig(), world, parameters=[], kept=lambda *_: 0.9),
         health=Health(HealthConfig(compare_every=1000), world, tmp_path),
         ledger=role,
         roll_back=RollBack(rolling or RollBackConfig(), world, role, ledger=role),

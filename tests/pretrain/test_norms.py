@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from engines import RATE, engine, fresh_model, micro_batches, trained
 from torch import nn
 
 from pretrain.distributed import World
 from pretrain.fragments import Fragment
-from pretrain.norms import Norms, NormsConfig, layer_of
+from pretrain.norms import Norms, NormsConfig, kept_of_moments, layer_of
+from pretrain.optim import AdamWConfig
 
 BETA1 = 0.9
 
@@ -44,7 +46,7 @@ def test_the_norms_are_those_of_the_weights_gradients_moments_and_updates(world:
     model, optimizer = model_and_optimizer()
     step(model, optimizer, 1)
     names = [name for name, _ in model.named_parameters()]
-    norms = Norms(NormsConfig(every=2), world, parameters=names, beta1=BETA1)
+    norms = Norms(NormsConfig(every=2), world, parameters=names, kept=lambda *_: BETA1)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     norms.before(1, fragments(model, optimizer))
     step(model, optimizer, 2)
@@ -69,11 +71,41 @@ def test_the_norms_are_those_of_the_weights_gradients_moments_and_updates(world:
     assert told["optim/update_ratio"] == pytest.approx(norm(changes) / norm(after), rel=1e-5)
 
 
+@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+def test_the_norms_of_gradients_are_those_of_autograd_whatever_updates_the_matrices(
+    matrices: str, world: World
+):
+    """In the third step Muon's momentum is 0.87, on its way from 0.85 to 0.95."""
+    optim = AdamWConfig(matrices=matrices, clip_norm=0.5, momentum_warmup_steps=10)
+    model, twin = fresh_model(), fresh_model()
+    trainer = engine(world, stage=0, model=model, optim=optim)
+    try:
+        trained(trainer, 2)
+        twin.load_state_dict(model.state_dict())
+        names = [name for name, _ in model.named_parameters()]
+        kept = kept_of_moments(model.named_parameters(), optim)
+        norms = Norms(NormsConfig(every=3), world, parameters=names, kept=kept)
+        norms.before(2, trainer.fragments())
+        trainer.train_step(micro_batches(2), RATE)
+        norms.after(trainer.fragments(), skipped=False)
+        told = norms.told()
+    finally:
+        trainer.close()
+    for tokens in micro_batches(2):
+        (twin(tokens[:, :-1], tokens[:, 1:]) / 2).backward()
+    nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+    for layer in ("wte", "wpe", "h.0", "h.1", "ln_f"):
+        mine = [
+            p.grad for name, p in twin.named_parameters() if layer_of(name) == layer and p.grad is not None
+        ]
+        assert told[f"layers/{layer}/grad_norm"] == pytest.approx(norm(mine), rel=1e-4)
+
+
 @pytest.mark.parametrize(("every", "done", "skipped"), [(0, 1, False), (3, 0, False), (2, 1, True)])
 def test_no_norm_is_taken_unasked_or_of_a_skipped_step(every: int, done: int, skipped: bool, world: World):
     model, optimizer = model_and_optimizer()
     step(model, optimizer, 1)
-    norms = Norms(NormsConfig(every=every), world, parameters=["wte.weight"], beta1=BETA1)
+    norms = Norms(NormsConfig(every=every), world, parameters=["wte.weight"], kept=lambda *_: BETA1)
     norms.before(done, fragments(model, optimizer))
     norms.after(fragments(model, optimizer), skipped=skipped)
     assert norms.told() == {}
