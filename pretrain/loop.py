@@ -153,8 +153,8 @@ def _report(run: Run, config: LoopConfig) -> None:
     metrics = run.meter.report(run.progress, tokens_to_go=to_go, forward_seconds=run.engine.forward_seconds())
     if (rank := run.stragglers.heed(run.meter.own_step_seconds)) is not None:
         own, median = run.meter.own_step_seconds[rank], statistics.median(run.meter.own_step_seconds)
-        text = f"needs {own:.3f} s per step, the median rank {median:.3f} s, at step {run.progress.step}"
-        run.tracker.alert(f"rank {rank} lags behind", text)
+        text = f"rank {rank} needs {own:.3f} s per step, the median rank {median:.3f} s"
+        run.tracker.alert("a rank lags behind", f"{text}, at step {run.progress.step}")
     metrics |= run.norms.told()
     if sizes.first != sizes.full:
         metrics["optim/batch_tokens"] = float(sizes.at(run.progress.sequences) * run.sequence_tokens)

@@ -119,6 +119,20 @@ def poison(step: int) -> None:
     GPT.forward = forward
 
 
+def lag(step: int) -> None:
+    """Take long over every forward pass from `step` on."""
+    from pretrain.model import GPT
+
+    original, calls = GPT.forward, iter(range(10**9))
+
+    def forward(self, *arguments, **named):
+        if self.training and next(calls) >= step:
+            time.sleep(0.5)  # much longer than a busy machine makes it
+        return original(self, *arguments, **named)
+
+    GPT.forward = forward
+
+
 def spike(sequences: int) -> None:
     """Report too large a loss when so many sequences have been consumed, and no other time."""
     from pretrain.meter import Meter
@@ -158,6 +172,7 @@ PLANTS: dict[str, Callable[[int], None]] = {
     "hang-in-save": hang_in_save,
     "hang-in-evaluation": hang_in_evaluation,
     "poison": poison,
+    "lag": lag,
     "spike": spike,
     "slow-save": slow_save,
 }

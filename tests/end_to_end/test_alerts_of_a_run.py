@@ -76,3 +76,13 @@ def test_a_run_that_is_stopped_and_goes_on_says_requeue_and_finished(shards, tmp
     told = ["a checkpoint was not saved", "requeue", "finished"]
     assert without_pace(chat.titles()) == without_pace(in_file(run_dir)) == told
     assert f"[INFO] {run_dir.name}: finished: done, after step" in chat.messages[-1]
+
+
+def test_a_rank_that_lags_is_one_title_and_its_number_is_in_the_text(shards, tmp_path, chat):
+    """A title is always in the same words: a chat is told of it once an hour, whichever rank it is."""
+    run_dir = tmp_path / "run"
+    order = smoke(shards, run_dir, "tracking=disabled", "steps=24", "validation.every=0")
+    order.append("batch.micro_sequences=4")  # one forward pass in a step
+    Job(tmp_path, *order, program=PLANTED, PLANT="lag@0#1", **chat.environment).succeeded()
+    assert without_pace(chat.titles()) == without_pace(in_file(run_dir)) == ["a rank lags behind", "finished"]
+    assert any("a rank lags behind: rank 1 needs " in message for message in chat.messages)
