@@ -25,6 +25,7 @@ from pretrain.watching.disk import room
 _MOST_FAILED_SAVES = 3  # in a row; each is tried again at the next interval
 # Before the last state is saved again: a network file system that fails over needs seconds.
 _SECONDS_BEFORE_RETRIES = (1.0, 10.0)
+_LONGEST_SILENCE_SECONDS = 60.0  # of steps between two reports
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class LoopConfig:
 
 def train(run: Run, config: LoopConfig) -> Exit:
     """Train from where the run stands; return Exit.OK at the end, Exit.REQUEUE when asked to stop."""
-    vote = Vote(run.world, questions=3)
-    saved_at = time.monotonic()
+    vote = Vote(run.world, questions=4)
+    saved_at, asked = time.monotonic(), False
     last = min(config.steps, config.stop_at or config.steps)
     if run.progress.step >= last or _exhausted(run, config):
         run.console.say(f"all {run.progress.step} steps are done; nothing to do")
@@ -58,13 +59,16 @@ def train(run: Run, config: LoopConfig) -> Exit:
         step = run.progress.step
         _freeze_heap()
         wanted = _wish(run, config.checkpoint, time.monotonic() - saved_at)
-        wish, writing, skipping = vote.cast(wanted, run.checkpoints.writing, run.ledger.pending)
+        due_now = due(step, config.log_every, last)
+        asked = _silence_ends(run, reported=asked or due_now)
+        votes = (wanted, run.checkpoints.writing, run.ledger.pending, asked)
+        wish, writing, skipping, silent = vote.cast(*votes)
         if skipping:
             run.ledger.agree(run.world)
         _forgiving(run, partial(run.checkpoints.heard, bool(writing)))
         if run.health.comparison_due(step):
             _aside(run, "report", lambda: _compare(run))
-        if due(step, config.log_every, last):
+        if silent or due_now:
             _aside(run, "report", lambda: _report(run, config))
             if _goes_back(run):
                 continue
@@ -136,6 +140,16 @@ def _wish(run: Run, checkpoint: CheckpointConfig, since_save: float) -> Wish:
     if run.world.primary and checkpoint.minutes is not None and since_save >= 60 * checkpoint.minutes:
         return Wish.SAVE
     return Wish.NOTHING
+
+
+def _silence_ends(run: Run, *, reported: bool) -> bool:
+    """Say whether a report is due after the next step because steps take long: rank 0's clock counts.
+
+    `reported`: one comes before that step.
+    """
+    seconds, steps = run.meter.since_report()
+    expected = seconds / steps + (0.0 if reported else seconds)
+    return run.world.primary and expected >= _LONGEST_SILENCE_SECONDS
 
 
 def _aside(run: Run, phase: str, action: Callable[[], None]) -> None:

@@ -79,6 +79,13 @@ class Meter:
         if self._began is None:
             self._began = self._resumed
 
+    def since_report(self) -> tuple[float, int]:
+        """Return the seconds of steps since the last report, as the host sees them, and how many there were.
+
+        The clock must be running.
+        """
+        return self._elapsed + time.perf_counter() - self._resumed, len(self._losses)
+
     def report(
         self, progress: Progress, *, tokens_to_go: int, forward_seconds: float = 0.0
     ) -> dict[str, float]:

@@ -133,6 +133,13 @@ def lag(step: int) -> None:
     GPT.forward = forward
 
 
+def hurry(_: int) -> None:
+    """Find every step too long to be silent about."""
+    from pretrain import loop
+
+    loop._LONGEST_SILENCE_SECONDS = 0.0
+
+
 def spike(sequences: int) -> None:
     """Report too large a loss when so many sequences have been consumed, and no other time."""
     from pretrain.meter import Meter
@@ -173,6 +180,7 @@ PLANTS: dict[str, Callable[[int], None]] = {
     "hang-in-evaluation": hang_in_evaluation,
     "poison": poison,
     "lag": lag,
+    "hurry": hurry,
     "spike": spike,
     "slow-save": slow_save,
 }

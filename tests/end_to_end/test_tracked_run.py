@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_job import Job, losses, metric_rows, smoke
+from trainer_job import PLANTED, Job, losses, metric_rows, smoke
 
 from conf.exits import Exit
 from pretrain.watching.run_log import read_run
@@ -74,6 +74,13 @@ def test_every_panel_shows_something_that_the_trainer_logs(shards, tmp_path):
     }
     assert on_a_cpu - logged == set()
     assert {"layers/h.1/grad_norm", "layers/wte/update_norm"} <= logged
+
+
+def test_all_ranks_report_when_rank_0_has_been_silent_for_too_long(shards, tmp_path):
+    """A report is collective: were it not agreed upon, the ranks would wait for each other."""
+    order = smoke(shards, tmp_path / "run", "steps=8", "log_every=100", "validation.every=0")
+    Job(tmp_path, *order, program=PLANTED, PLANT="hurry@0#0").succeeded()
+    assert list(losses(tmp_path / "run")) == [2, 3, 4, 5, 6, 7, 8]
 
 
 def test_the_record_names_every_attempt(shards, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from loop_actors import SCHEDULE, Actors, steps_of, told
 from conf.exits import Exit, NonFiniteError
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.distributed import World
+from pretrain.engine import StepResult
 from pretrain.loop import LoopConfig, due, train
 from pretrain.schedule import learning_rate
 
@@ -138,6 +140,40 @@ def test_a_streak_of_skipped_steps_is_told_by_default_before_it_ends_the_run(wor
     alerts = [what for what, *_ in actors.story if what in ("alert", "report")]
     assert alerts == ["report", "alert", "report"]
     assert ("alert", "steps are skipped") in actors.story
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "reports"),
+    [
+        (5.0, [10, 20, 23]),
+        (6.0, [10, 20, 23]),
+        (7.0, [9, 10, 19, 20, 23]),
+        (30.0, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 23]),
+        (90.0, list(range(2, 24))),
+    ],
+)
+def test_slow_steps_are_reported_after_a_minute_of_them_however_long_validations_take(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step_seconds: float,
+    reports: list[int],
+):
+    clock = [100.0]
+
+    class Slow(Actors):
+        def train_step(self, _: object, rate: float) -> StepResult:
+            clock[0] += step_seconds
+            return super().train_step(_, rate)
+
+        def loss(self, *_: object) -> float:
+            clock[0] += 500.0
+            return super().loss()
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    actors = Slow()
+    told(world, tmp_path, actors, steps=23, log_every=10, save_every=0, validate_every=5)
+    assert steps_of(actors, "report") == reports
 
 
 LOSSES = {2: 3.0, 4: 2.0, 6: 2.5, 8: math.nan, 10: 2.0, 12: 1.0}
