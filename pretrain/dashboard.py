@@ -26,7 +26,7 @@ Show training runs.
   python -m pretrain.dashboard runs=[RUN_A,RUN_B] port=9000    … of chosen runs
   python -m pretrain.dashboard run_dir=RUN export=page.html    write one self-contained file
   python -m pretrain.dashboard status runs=DIR [--watch]       print a line per run [again every 10 s]
-  python -m pretrain.dashboard --publish wandb.project=P wandb.entity=E  save the panels as a W&B view
+  python -m pretrain.dashboard --publish wandb.project=P [wandb.entity=E]  save the panels as a W&B view
 
 The page is served on 127.0.0.1 only; from elsewhere: ssh -L 8765:127.0.0.1:8765 HOST
 """

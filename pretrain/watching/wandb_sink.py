@@ -27,6 +27,7 @@ _LONGEST_QUEUE = 10_000
 _FLUSH_SECONDS = 2
 # wandb must give up before we do, so that it can close its file in order.
 _MARGIN_SECONDS = 2.0
+_NO_KEY = "no API key: set WANDB_API_KEY or run `wandb login`"
 _LONGEST_TITLE = 64
 _ALERT_PAUSE_SECONDS = 300
 # W&B takes a table whole each time it grows.
@@ -175,7 +176,7 @@ class WandbThread(threading.Thread):
 
     def _initialised(self, wandb: Any, mode: str) -> Any:
         if mode == "online" and not wandb.login(prompt=False, verify=False):  # init would ask, and wait
-            raise RuntimeError("no API key: set WANDB_API_KEY or run `wandb login`")
+            raise RuntimeError(_NO_KEY)
         config = self._config
         run = wandb.init(
             project=config.project,
@@ -212,6 +213,20 @@ class WandbThread(threading.Thread):
         )
         self._say(f"W&B: {where}")
         return run
+
+
+def default_entity() -> str | None:
+    """Return the user or team that the client takes where none is named, None if it knows none.
+
+    Asks the service. Raises RuntimeError without a key, ImportError without wandb, or what the client raises.
+    """
+    import wandb  # noqa: PLC0415  (see above)
+
+    wandb.setup(wandb.Settings(silent=True))
+    if not wandb.login(prompt=False, verify=False):
+        raise RuntimeError(_NO_KEY)
+    api = wandb.Api()
+    return api.settings["entity"] or api.default_entity
 
 
 def _run_id(run_dir: Path) -> str:

@@ -6,9 +6,12 @@ from typing import Any
 
 from conf.exits import ConfigError
 from pretrain.watching.panels import SECTIONS
+from pretrain.watching.wandb_sink import default_entity
 
 TITLE = "Pretraining"
 _SMOOTHING = 30  # per cent
+_NOT_KNOWN = "no entity is given, and W&B names none"
+_WAY_OUT = "add wandb.entity=YOUR_USER_OR_TEAM to the command"
 
 
 @dataclass(frozen=True)
@@ -16,16 +19,14 @@ class WorkspaceConfig:
     """Which W&B project a workspace is for."""
 
     project: str = "gpt2"
-    entity: str | None = None
+    entity: str | None = None  # a user or a team; else the one that whoever is logged in goes by
 
 
-def workspace(config: WorkspaceConfig) -> Any:
+def workspace(project: str, entity: str) -> Any:
     """Return the workspace, which is not yet saved; needs no network.
 
-    Raises ConfigError where wandb-workspaces is not installed, or no entity is given.
+    Raises ConfigError where wandb-workspaces is not installed.
     """
-    if not config.entity:
-        raise ConfigError("wandb.entity has no value; add wandb.entity=YOUR_USER_OR_TEAM to the command")
     try:
         reports = import_module("wandb_workspaces.reports.v2")  # an optional extra
         workspaces = import_module("wandb_workspaces.workspaces")
@@ -45,8 +46,8 @@ def workspace(config: WorkspaceConfig) -> Any:
         for section in SECTIONS
     ]
     return workspaces.Workspace(
-        entity=config.entity,
-        project=config.project,
+        entity=entity,
+        project=project,
         name=TITLE,
         sections=sections,
         settings=workspaces.WorkspaceSettings(x_axis="step", smoothing_weight=_SMOOTHING),
@@ -58,8 +59,18 @@ def publish(config: WorkspaceConfig) -> str:
 
     Raises ConfigError if the service does not take it.
     """
-    view = workspace(config)
+    try:
+        entity = config.entity or default_entity()
+    except Exception as error:  # no key, no network, no wandb
+        raise ConfigError(f"{_NOT_KNOWN} ({_in_a_line(error)}); {_WAY_OUT}") from error
+    if not entity:
+        raise ConfigError(f"{_NOT_KNOWN}; {_WAY_OUT}")
+    view = workspace(config.project, entity)
     try:
         return view.save_as_new_view().url
     except Exception as error:  # whatever the client raises: no key, no network, no such project
-        raise ConfigError(f"W&B did not take the workspace ({' '.join(str(error).split())[:200]})") from error
+        raise ConfigError(f"W&B did not take the workspace ({_in_a_line(error)})") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -99,6 +99,9 @@ class LocalWandb:
         teams = {"edges": [{"node": {"name": _TEAM}}]}
         return {"viewer": {"id": "U", "entity": _TEAM, "username": "tester", "flags": "{}", "teams": teams}}
 
+    def _get_default_entity(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "U", "entity": _TEAM}}
+
     def _server_features_query(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
 

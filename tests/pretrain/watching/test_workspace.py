@@ -13,45 +13,40 @@ from tracked import clean_environment
 
 from conf.exits import ConfigError
 from pretrain.watching.panels import METRICS, SECTIONS
-from pretrain.watching.workspace import WorkspaceConfig, workspace
+from pretrain.watching.workspace import workspace
 
 needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="wandb-workspaces is not installed here"
 )
 
 
-def test_an_entity_is_needed_and_asked_for():
-    with pytest.raises(ConfigError, match=r"wandb\.entity=YOUR_USER_OR_TEAM"):
-        workspace(WorkspaceConfig())
-
-
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch):
     for name in ("wandb_workspaces", "wandb_workspaces.reports", "wandb_workspaces.reports.v2"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"pip install 'gpt2-pretrain\[workspace\]'"):
-        workspace(WorkspaceConfig(entity="me"))
+        workspace("gpt2", "me")
+
+
+def published(environment: dict[str, str], *settings: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pretrain.dashboard", "--publish", *settings]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.slow
 @needs_workspaces
-def test_publishing_sends_every_panel_of_the_table():
+@pytest.mark.parametrize(
+    ("given", "environment", "entity"),
+    [(["wandb.entity=me"], {}, "me"), ([], {}, "test-team"), ([], {"WANDB_ENTITY": "us"}, "us")],
+)
+def test_publishing_sends_every_panel_to_whom_is_named_or_logged_in(
+    given: list[str], environment: dict[str, str], entity: str
+):
     with LocalWandb() as service:
-        command = [
-            sys.executable,
-            "-m",
-            "pretrain.dashboard",
-            "publish",
-            "wandb.entity=test-team",
-            "wandb.project=p",
-        ]
-        environment = clean_environment(**service.environment)
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = published(clean_environment(**service.environment, **environment), "wandb.project=p", *given)
         assert done.returncode == 0, done.stderr
         assert service.unknown == []
         (view,) = service.views
-    assert "/test-team/p?nw=" in done.stdout.splitlines()[-1]
+    assert f"/{entity}/p?nw=" in done.stdout.splitlines()[-1]
     sent = json.dumps(view)
     assert [metric for metric in METRICS if metric not in sent] == []
     assert [section.title for section in SECTIONS if section.title not in sent] == []
@@ -59,9 +54,16 @@ def test_publishing_sends_every_panel_of_the_table():
 
 @pytest.mark.slow
 @needs_workspaces
-def test_a_service_that_refuses_is_one_line_and_an_exit_code(tmp_path: Path):
-    command = [sys.executable, "-m", "pretrain.dashboard", "publish", "wandb.entity=me"]
-    environment = clean_environment(HOME=str(tmp_path), NETRC=os.devnull)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["wandb.entity=me"], ["W&B did not take the workspace"]),
+        ([], ["wandb login", "add wandb.entity=YOUR_USER_OR_TEAM"]),
+    ],
+)
+def test_without_an_account_it_is_one_line_and_an_exit_code(
+    given: list[str], said: list[str], tmp_path: Path
+):
+    done = published(clean_environment(HOME=str(tmp_path), NETRC=os.devnull), *given)
     assert done.returncode == 10
-    assert "W&B did not take the workspace" in done.stderr.splitlines()[-1]
+    assert all(words in done.stderr.splitlines()[-1] for words in said)
