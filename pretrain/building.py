@@ -38,7 +38,7 @@ from pretrain.stream.detours import Detour, merged
 from pretrain.stream.ledger import Ledger
 from pretrain.stream.skips import Skips
 from pretrain.stream.sources import training_data
-from pretrain.throughput import flops_per_token
+from pretrain.throughput import flops_per_token, recomputed_flops_per_token
 from pretrain.validation import opened_validation
 from pretrain.watching import reference
 from pretrain.watching.console import Console
@@ -240,11 +240,12 @@ def _meter(config: TrainConfig, world: World, model: GPT, engine: Engine) -> Met
 def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:
     model, tokens = config.model, config.data.sequence_tokens
     in_products = parameters - model.context * model.channels  # positions are added, not multiplied
-    cost = flops_per_token(
-        parameters=in_products, layers=model.layers, channels=model.channels, sequence_tokens=tokens
-    )
+    shape = {"layers": model.layers, "channels": model.channels, "sequence_tokens": tokens}
+    cost = flops_per_token(parameters=in_products, **shape)
+    # What a selective one repeats is no product.
+    again = recomputed_flops_per_token(**shape) if config.recompute == "full" else 0.0
     peak = peak_flops(world.device, precision=config.precision, configured_tflops=config.cluster.peak_tflops)
-    return Scale(parameters, cost, peak, config.optim.clip_norm)
+    return Scale(parameters, cost, peak, again, config.optim.clip_norm)
 
 
 def _announce(run: Run, run_dir: Opened, parameters: int) -> None:

@@ -21,6 +21,7 @@ class Scale:
     parameters: int
     flops_per_token: float
     peak_flops: float  # of one device
+    recomputed_flops_per_token: float = 0.0  # that the backward pass computes a second time
     clip_norm: float = 0.0  # 0 does not clip
 
 
@@ -38,6 +39,7 @@ class Meter:
         self._step_seconds: list[float] = []  # as the host sees them, which waits for the device
         self._learning_rate = 0.0
         self._epoch = 0
+        self._sequences = self._masked = 0  # of this rank; of them, those that do not count
         self._skipped: list[torch.Tensor] = []
         self._waited = 0.0
         self._elapsed = 0.0
@@ -56,6 +58,8 @@ class Meter:
         self._skipped.append(result.skipped)
         self._waited += batch.wait_seconds
         self._epoch = max(self._epoch, batch.epoch)
+        self._sequences += sum(len(tokens) for tokens in batch.micro_batches)
+        self._masked += len(batch.skips)
         self._tokens += tokens
         self._tokens_of_attempt += tokens
         now = time.perf_counter()
@@ -101,11 +105,13 @@ class Meter:
             "time/eta_h": tokens_to_go / metrics["perf/tokens_per_s"] / 3600,
             "time/goodput": progress.productive_seconds / max(1e-9, time.time() - progress.began_at),
             "data/epoch": float(self._epoch),
+            "data/masked_frac": ranks.mean("masked"),
             "progress/chinchilla": progress.tokens / (20 * self.scale.parameters),
             "total/pflops": self.scale.flops_per_token * progress.tokens / 1e15,
         }
         self._losses, self._norms, self._skipped, self._step_seconds = [], [], [], []
-        self._elapsed, self._waited, self._tokens = 0.0, 0.0, 0
+        self._elapsed, self._waited = 0.0, 0.0
+        self._tokens = self._sequences = self._masked = 0
         return metrics
 
     def _own(self, forward_seconds: float) -> dict[str, float]:
@@ -116,6 +122,7 @@ class Meter:
             "loss": float(torch.stack(self._losses).sum()) / steps,
             "elapsed": self._elapsed,
             "waited": self._waited,
+            "masked": self._masked / max(1, self._sequences),
             "step": (forward_seconds + self._waited) / steps,
             "p50": _quantile(self._step_seconds, 0.5),
             "p95": _quantile(self._step_seconds, 0.95),
@@ -128,8 +135,10 @@ class Meter:
         self.skipped_steps += int(torch.stack(self._skipped).sum())
         finite = [norm for norm in norms if math.isfinite(norm)]
         limit = self.scale.clip_norm or math.inf
+        loss = math.fsum(ranks["loss"]) / self._world.size
         return {
-            "train/loss": math.fsum(ranks["loss"]) / self._world.size,
+            "train/loss": loss,
+            "train/ppl": perplexity(loss),
             "train/loss_max": max(ranks["loss"], key=lambda loss: math.inf if math.isnan(loss) else loss),
             "optim/lr": self._learning_rate,
             "optim/grad_norm": norms[-1],
@@ -143,11 +152,16 @@ class Meter:
         elapsed, waited = ranks.largest("elapsed"), ranks.largest("waited")
         tokens_per_s = self._tokens / elapsed
         self.own_step_seconds = ranks["step"]
+        per_flop = tokens_per_s / (scale.peak_flops * size)
+        hardware = {}
+        if scale.recomputed_flops_per_token:
+            hardware["perf/hfu"] = (scale.flops_per_token + scale.recomputed_flops_per_token) * per_flop
         return {
             "perf/tokens_per_s": tokens_per_s,
             "perf/tokens_per_s_per_gpu": tokens_per_s / size,
             "perf/tokens_per_s_avg": self._tokens_of_attempt / max(1e-9, ranks.largest("since_beginning")),
-            "perf/mfu": scale.flops_per_token * tokens_per_s / (scale.peak_flops * size),
+            "perf/mfu": scale.flops_per_token * per_flop,
+            **hardware,
             "perf/step_s": elapsed / steps,
             "perf/step_s_p50": ranks.largest("p50"),
             "perf/step_s_p95": ranks.largest("p95"),
@@ -159,6 +173,11 @@ class Meter:
             "perf/data_wait_rank": float(ranks.rank_of_largest("waited")),
             "perf/data_wait_frac": waited / elapsed,
         }
+
+
+def perplexity(loss: float) -> float:
+    """Return e to the power of a loss in nats; above e**700 that, as more says nothing and fits no double."""
+    return math.exp(min(loss, 700.0))
 
 
 def _quantile(values: list[float], share: float) -> float:

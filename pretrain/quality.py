@@ -1,6 +1,5 @@
 """What the loop measures of the model between two steps: the validation loss, the benchmarks, samples."""
 
-import math
 import time
 from functools import partial
 
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from pretrain.distributed import largest
 from pretrain.key_value_cache import KeyValueCache
+from pretrain.meter import perplexity
 from pretrain.run import Run
 from pretrain.watching.reference import distance
 
@@ -19,8 +19,7 @@ def validate(run: Run) -> None:
     started = time.perf_counter()
     loss = run.validation.loss(partial(_scored, run), run.world)
     seconds = largest(run.world, time.perf_counter() - started)[0]
-    # A perplexity of e**700 says no more than infinity, and fits no double.
-    metrics = {"val/loss": loss, "val/ppl": math.exp(min(loss, 700.0)), "time/eval_s": seconds}
+    metrics = {"val/loss": loss, "val/ppl": perplexity(loss), "time/eval_s": seconds}
     metrics["val/bpb"] = run.validation.bits_per_byte(loss)
     for name, source in run.validation.by_source.items():
         metrics |= {f"val/loss/{name}": source.loss, f"val/bpb/{name}": source.bits_per_byte}

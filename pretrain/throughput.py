@@ -27,6 +27,16 @@ def flops_per_token(*, parameters: int, layers: int, channels: int, sequence_tok
     return 6 * parameters + 12 * layers * channels * sequence_tokens
 
 
+def recomputed_flops_per_token(*, layers: int, channels: int, sequence_tokens: int) -> float:
+    """Return the FLOPs of one token's second forward pass through all blocks: L·(16·C² + 4·C·T).
+
+    Of a block's 12·C² parameters those of its last product, 4·C², are left out: the backward pass asks for
+    what went into it, not for what came out. Attention is a third of what PaLM's formula counts for both
+    passes; causal sparsity is not counted there either.
+    """
+    return layers * (16 * channels**2 + 4 * channels * sequence_tokens)
+
+
 def known_peak_flops(device_name: str) -> float | None:
     """Return the dense bf16 peak of a device in FLOP/s, or None for one that is not in the table."""
     # Whole words: an RTX A1000 is no A100, and a GB200 no B200. A laptop's chip is half its namesake.

@@ -1,3 +1,5 @@
+import dataclasses
+import math
 import time
 
 import pytest
@@ -6,8 +8,9 @@ import torch
 from pretrain.checkpoint import Progress
 from pretrain.distributed import World
 from pretrain.engine import StepResult
-from pretrain.meter import Meter, Scale
+from pretrain.meter import Meter, Scale, perplexity
 from pretrain.stream.data import Batch
+from pretrain.stream.skips import Skip
 
 SCALE = Scale(parameters=50, flops_per_token=300.0, peak_flops=1e6, clip_norm=2.5)
 
@@ -41,6 +44,7 @@ def test_a_report_is_the_mean_loss_and_the_rates_of_the_steps_since_the_last_one
     assert meter.pause() == pytest.approx(4.0)
     found = meter.report(Progress(step=40, tokens=40_000), tokens_to_go=60_000)
     assert found["train/loss"] == pytest.approx(4.5)
+    assert found["train/ppl"] == pytest.approx(math.exp(4.5))
     assert found["optim/grad_norm"] == 2.0, "the last step's"
     assert found["optim/grad_norm_max"] == 3.0
     assert found["optim/clipped_frac"] == 0.5, "only one was above 2.5"
@@ -48,11 +52,42 @@ def test_a_report_is_the_mean_loss_and_the_rates_of_the_steps_since_the_last_one
     assert found["perf/step_s"] == pytest.approx(2.0)
     assert found["perf/tokens_per_s"] == pytest.approx(500.0)
     assert found["perf/mfu"] == pytest.approx(500 * 300 / 1e6)
+    assert "perf/hfu" not in found, "nothing is computed twice"
     assert found["perf/data_wait_s"] == pytest.approx(0.25)
     assert found["perf/data_wait_frac"] == pytest.approx(0.125)
     assert found["total/pflops"] == pytest.approx(40_000 * 300 / 1e15)
     assert found["time/eta_h"] == pytest.approx(60 * 2 / 3600)
     assert found["progress/chinchilla"] == pytest.approx(40_000 / (20 * 50))
+
+
+def test_what_is_computed_twice_is_work_of_the_hardware_alone(world: World, clock: list[float]):
+    meter = Meter(dataclasses.replace(SCALE, recomputed_flops_per_token=60.0), world)
+    meter.resume()
+    meter.add(result(1.0), batch(), 1e-3, tokens=1000)
+    clock[0] += 2.0
+    meter.pause()
+    found = meter.report(Progress(), tokens_to_go=60_000)
+    assert found["perf/mfu"] == pytest.approx(500 * 300 / 1e6)
+    assert found["perf/hfu"] == pytest.approx(500 * 360 / 1e6)
+
+
+def test_sequences_that_are_left_out_are_masked_targets(world: World, clock: list[float]):
+    meter = Meter(SCALE, world)
+    two = [torch.zeros(2, 5, dtype=torch.int64)] * 2
+    for skips in ((), (Skip(7, 0, 1, "damaged"),), ()):
+        meter.resume()
+        meter.add(result(1.0), Batch(two, 0, 0.0, "", skips), 1e-3, tokens=1000)
+        clock[0] += 1.0
+        meter.pause()
+        if skips:
+            assert meter.report(Progress(), tokens_to_go=1)["data/masked_frac"] == pytest.approx(1 / 8)
+    assert meter.report(Progress(), tokens_to_go=1)["data/masked_frac"] == 0.0
+
+
+@pytest.mark.parametrize("loss", [math.inf, 1e4])
+def test_a_perplexity_that_fits_no_number_is_a_very_large_one(loss: float):
+    assert perplexity(loss) == math.exp(700)
+    assert math.isnan(perplexity(math.nan))
 
 
 def test_what_lies_between_pause_and_resume_does_not_count(world: World, clock: list[float]):

@@ -1,6 +1,11 @@
-import pytest
+from typing import Any
 
-from pretrain.throughput import flops_per_token, known_peak_flops
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from pretrain.model import GPT, GPTConfig
+from pretrain.throughput import flops_per_token, known_peak_flops, recomputed_flops_per_token
 
 
 def test_the_flops_of_gpt2_124m_are_palms_formula_by_hand():
@@ -15,6 +20,24 @@ def test_attention_costs_more_the_longer_the_sequence():
     sizes = {"parameters": 100, "layers": 2, "channels": 8}
     short, long = (flops_per_token(**sizes, sequence_tokens=tokens) for tokens in (16, 32))
     assert long - short == 12 * 2 * 8 * 16
+
+
+@pytest.mark.parametrize(("layers", "channels", "tokens"), [(3, 32, 48), (2, 64, 16)])
+def test_what_full_recomputation_costs_is_what_torch_counts(layers: int, channels: int, tokens: int):
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    # torch has a rule for the attentions of a GPU, and not for a CPU's.
+    kernels = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    counted = {}
+    for mode in ("none", "full"):
+        model = GPT(GPTConfig(layers=layers, heads=2, channels=channels, context=tokens), recompute=mode)
+        batch = torch.zeros(2, tokens + 1, dtype=torch.int64)
+        with FlopCounterMode(display=False, custom_mapping=kernels) as flops:
+            model(batch[:, :-1], batch[:, 1:]).backward()
+        counted[mode] = flops.get_total_flops()
+    again = recomputed_flops_per_token(layers=layers, channels=channels, sequence_tokens=tokens)
+    assert counted["full"] - counted["none"] == 2 * tokens * again
 
 
 @pytest.mark.parametrize(
