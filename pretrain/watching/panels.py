@@ -8,12 +8,20 @@ import yaml
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram. Unit "%" shows a fraction in per cent; other units are written beside the title."""
+    """One diagram. Unit "%" shows a fraction in per cent; other units are written beside the title.
+
+    A metric val/loss/* stands for all that begin with val/loss/ and have no panel of their own.
+    """
 
     metric: str
     title: str
     help: str
     unit: str = ""
+
+    @property
+    def family(self) -> str | None:
+        """Return how its metrics begin, None if it shows one alone."""
+        return self.metric.removesuffix("*") if self.metric.endswith("/*") else None
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """The W&B workspace of a project, built from the same table of panels as the local page."""
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from conf.exits import ConfigError
-from pretrain.watching.panels import SECTIONS
+from pretrain.watching.panels import SECTIONS, Panel
 from pretrain.watching.wandb_sink import default_entity
 
 TITLE = "Pretraining"
@@ -39,7 +40,7 @@ def workspace(project: str, entity: str) -> Any:
             name=section.title,
             is_open=True,
             panels=[
-                reports.LinePlot(title=panel.title, x="step", y=[panel.metric], title_y=panel.unit or None)
+                reports.LinePlot(title=panel.title, x="step", title_y=panel.unit or None, **_shown(panel))
                 for panel in section.panels
             ],
         )
@@ -52,6 +53,13 @@ def workspace(project: str, entity: str) -> Any:
         sections=sections,
         settings=workspaces.WorkspaceSettings(x_axis="step", smoothing_weight=_SMOOTHING),
     )
+
+
+def _shown(panel: Panel) -> dict[str, Any]:
+    """Return what a diagram of W&B shows: one metric, or in one diagram all of a family."""
+    if panel.family:
+        return {"metric_regex": f"^{re.escape(panel.family)}.*"}
+    return {"y": [panel.metric]}
 
 
 def publish(config: WorkspaceConfig) -> str:

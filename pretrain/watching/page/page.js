@@ -13,21 +13,21 @@ function wanted(panel) {
   return !text || panel.metric.toLowerCase().includes(text) || panel.title.toLowerCase().includes(text);
 }
 
-const SOURCE = "val/loss/";
+// val/loss/* stands for all metrics that begin so and have no panel of their own.
+const isFamily = (panel) => panel.metric.endsWith("/*"), beginning = (panel) => panel.metric.slice(0, -1);
 const inNaturalOrder = (one, other) => one.localeCompare(other, "en", { numeric: true });
 
 // The table's sections, then every metric that no section names; only what some shown run has logged.
 function sections() {
   const logged = new Set(shownRuns().flatMap((run) => Object.keys(run.curves)));
-  const named = new Set(data.sections.flatMap((section) => section.panels.map((panel) => panel.metric)));
+  const table = data.sections.flatMap((section) => section.panels), named = new Set(table.map((panel) => panel.metric));
   const rest = [...logged].filter((metric) => !named.has(metric)).sort(inNaturalOrder);
+  const isLayer = (metric) => metric.startsWith("layers/"), families = table.filter(isFamily).map(beginning);
   const group = (title, fits, panel) => ({ title, panels: rest.filter(fits).map((metric) => ({ metric, unit: "", help: "", ...panel(metric) })) });
-  const isSource = (metric) => metric.startsWith(SOURCE), isLayer = (metric) => metric.startsWith("layers/"), isScore = (metric) => metric.startsWith("eval/");
-  return [...data.sections,
-    group("Scores", isScore, (metric) => ({ title: metric.slice(5) })),
-    group("Validation loss by source", isSource, (metric) => ({ title: metric.slice(SOURCE.length), unit: "nats/token" })),
+  const members = (panel) => rest.filter((metric) => metric.startsWith(beginning(panel))).map((metric) => ({ ...panel, metric, title: metric.slice(beginning(panel).length) }));
+  return [...data.sections.map(({ title, panels }) => ({ title, panels: panels.flatMap((panel) => (isFamily(panel) ? members(panel) : [panel])) })),
     group("Layers", isLayer, (metric) => ({ title: metric.slice(7) })),
-    group("More", (metric) => !isSource(metric) && !isLayer(metric) && !isScore(metric), (metric) => ({ title: metric }))]
+    group("More", (metric) => !isLayer(metric) && !families.some((start) => metric.startsWith(start)), (metric) => ({ title: metric }))]
     .map(({ title, panels }) => ({ title, panels: panels.filter((panel) => logged.has(panel.metric) && wanted(panel)) }))
     .filter(({ panels }) => panels.length);
 }

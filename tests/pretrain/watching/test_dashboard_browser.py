@@ -201,3 +201,21 @@ def test_a_live_page_follows_a_run_and_finds_new_ones(browser: Browser, tmp_path
     asked = {url.rpartition("/")[0] for url in browser.requests if not url.startswith("data:")}
     assert asked == {f"http://127.0.0.1:{web.server_port}"}
     assert browser.complaints == []
+
+
+def test_what_the_table_names_by_its_beginning_has_a_diagram_for_each(browser: Browser, tmp_path: Path):
+    run = make_run(tmp_path / "a")
+    log = MetricsLog(run, attempt=0, say=print)
+    scores = {"eval/lambada_acc": 0.2, "eval/ptb_ppl": 30.0, "eval/lambada_ppl": 40.0}
+    log.write({"step": 2000, **scores, "val/loss/web": 3.0, "layers/h.0/grad_norm": 1.0, "new/metric": 1.0})
+    log.close()
+    browser.open(exported([run], tmp_path / "page.html").as_uri())
+    browser.wait_for(DRAWN)
+    found = dict(
+        browser.value("sections().map(({ title, panels }) => [title, panels.map((panel) => panel.title)])")
+    )
+    assert found["Scores"] == ["LAMBADA", "lambada_ppl", "ptb_ppl"]
+    assert found["Validation loss by source"] == ["web"]
+    assert found["Layers"] == ["h.0/grad_norm"]
+    assert found["More"] == ["new/metric"]
+    assert browser.complaints == []
