@@ -6,6 +6,7 @@ however many attempts it takes; its id lies in `<run_dir>/wandb_id`.
 """
 
 import contextlib
+import logging
 import os
 import queue
 import secrets
@@ -162,6 +163,8 @@ class WandbThread(threading.Thread):
     def _opened_run(self) -> Any:
         # Reports to wandb's makers are not ours to send from someone's cluster.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        # On a full disk each line of wandb's own log would else be a traceback on the console.
+        logging.raiseExceptions = False
         import wandb  # noqa: PLC0415  (absent, or 1 s to import, where nobody asked for it)
 
         wandb.setup(wandb.Settings(silent=True))  # what matters is said below, in one line

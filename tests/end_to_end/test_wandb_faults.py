@@ -5,13 +5,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from trainer_job import Job, losses, metric_rows, smoke
+from trainer_job import PLANTED, Job, losses, metric_rows, smoke
 
 from pretrain.guard import attempts
 
@@ -34,7 +34,11 @@ FAULTS: dict[str, Callable[[Any], Any]] = {
     "holds rows back": lambda service: service.delay_for.update({"file_stream": 60.0}),
     "reports a conflict": lambda service: service.status_for.update({"file_stream": 409}),
     "loses its client": lambda service: None,  # its process on our side is killed
+    "finds no room on the disk": lambda service: (
+        None
+    ),  # where its client keeps rows, in the middle of the run
 }
+ON_A_SMALL_DISK = {"finds no room on the disk"}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,22 @@ def kill_wandb_core(job: Job, run_dir: Path) -> None:
         time.sleep(0.05)
     for process in found:
         process.send_signal(signal.SIGKILL)
+
+
+def fill_disk(job: Job, run_dir: Path) -> None:
+    """Leave no room on the small disk of W&B's directory as soon as its file is there."""
+    while not job.trainers():
+        assert job.running(), job.output()
+    seen_by_trainer = Path(f"/proc/{job.trainers()[0].pid}/root{run_dir.resolve()}/wandb")
+    while not list(seen_by_trainer.glob("run-*/run-*.wandb")):
+        assert job.running(), "the run ended before W&B had started: nothing was tried"
+        time.sleep(0.01)
+    filler = os.open(seen_by_trainer / "filler", os.O_WRONLY | os.O_CREAT)
+    with suppress(OSError):
+        while os.write(filler, bytes(512)):
+            pass
+    assert os.fstatvfs(filler).f_bavail == 0
+    os.close(filler)
 
 
 def _services(job: Job) -> list[psutil.Process]:
@@ -79,13 +99,16 @@ def test_the_losses_are_those_of_a_run_without_wandb_when_the_service(
             service._server.server_close()
         else:
             FAULTS[fault](service)
-        job = Job(tmp_path, *order, ranks=1, NETRC=os.devnull, **service.environment)
+        program = {"program": PLANTED, "PLANT": "small-disk@512"} if fault in ON_A_SMALL_DISK else {}
+        job = Job(tmp_path, *order, ranks=1, NETRC=os.devnull, **program, **service.environment)
         if fault == "loses its client":
             kill_wandb_core(job, run_dir)
+        elif fault in ON_A_SMALL_DISK:
+            fill_disk(job, run_dir)
         assert job.wait() == [0], job.output()
         service.delay_for.clear()
     assert losses(run_dir) == untracked
-    assert "Traceback" not in job.output()
+    assert "Traceback" not in job.output(), job.output()
     seconds = seconds_to_leave(run_dir)
     print(f"{fault}: left {seconds:.1f} s after training was done")
     assert seconds < LONGEST_EXIT_SECONDS
