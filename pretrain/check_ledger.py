@@ -1,11 +1,12 @@
 """Prove from a run's ledger that it lost no sequence and took none twice.
 
 python -m pretrain.check_ledger run_dir=RUN [index=OTHER/index.json]
+python -m pretrain.check_ledger run_dir=RUN mix=[A/index.json,B/index.json]    of a mixture that was moved
 
 Reads `ledger.jsonl` and the data set's index, and works the order of training out anew: every step
-must begin where the one before ended, the hashes of what its ranks consumed must be those of the
-order, and no place of the data may come twice in an epoch. No shard is read. Exit code 0 if all of
-it holds, else 13.
+must begin where the one before ended, detours apart, the hashes of what its ranks consumed must be
+those of the order, and no place of the data may come twice in an epoch. No shard is read. Exit code 0
+if all of it holds, else 13.
 """
 
 from dataclasses import dataclass, replace
@@ -20,9 +21,10 @@ from pretrain import frozen
 from pretrain.config import TrainConfig
 from pretrain.stream import ledger
 from pretrain.stream.data import places_digest
+from pretrain.stream.detours import Detour
 from pretrain.stream.ledger import Account, Chain, Entry, Seal
 from pretrain.stream.mixing import Mixture, MixtureWalk
-from pretrain.stream.sources import fingerprint, opened_sources, order_of
+from pretrain.stream.sources import DataConfig, fingerprint, opened_sources, order_of
 
 _AT_ONCE = 1 << 16  # sequences whose places are worked out together
 _MOST_EPOCHS = 1 << 20
@@ -34,6 +36,7 @@ class CheckLedgerConfig:
 
     run_dir: str
     index: str | None = None  # where its data set lies now; None: where it lay
+    mix: list[str] | None = None  # where those of its mixture lie now, in the order of its data.mix
 
 
 def main(overrides: list[str]) -> None:
@@ -43,24 +46,38 @@ def main(overrides: list[str]) -> None:
     settings, identity = frozen.begun(run_dir)
     if not (run_dir / ledger.NAME).exists():
         raise ConfigError(f"{run_dir} has no {ledger.NAME} yet; train first")
-    if config.index is not None:
-        settings = replace(settings, data=replace(settings.data, index=config.index))
-    mixture = _order(settings, identity.dataset_fingerprint)
+    data = moved(settings.data, config)
+    mixture = _order(replace(settings, data=data), identity.dataset_fingerprint)
     records = ledger.records(run_dir)
-    entries = [each for _, each in records if isinstance(each, Entry)]
-    account = ledger.account(entries)
+    account = ledger.account(each for _, each in records if isinstance(each, Entry | Detour))
     check_account(account)
-    check_places(entries, mixture)
+    check_places([each for _, each in records if isinstance(each, Entry)], mixture)
     sealed = check_seals(records, mixture)
     twice = repeated(mixture, account.sequences + account.passed_over)
     if twice:
         raise CorruptError(f"{run_dir}: {twice} places of the data come twice in an epoch")
     print(
         f"{run_dir}: {account.steps:,} steps consumed {account.sequences:,} sequences: 0 lost, 0 duplicated, "
+        f"{account.passed_over:,} passed over by detours, "
         f"{len(ledger.skipped(run_dir))} skipped as declared; "
         f"{account.retaken_steps:,} steps were taken again, all alike; "
         f"{sealed:,} steps of all ranks agree with the order"
     )
+
+
+def moved(data: DataConfig, config: CheckLedgerConfig) -> DataConfig:
+    """Return which data a run reads, from where it lies now; raise ConfigError if that is no place for it."""
+    if data.synthetic is not None and (config.index or config.mix):
+        raise ConfigError("the run reads data.synthetic, which lies nowhere; leave out index= and mix=")
+    if data.mix:
+        if config.index is not None or (config.mix is not None and len(config.mix) != len(data.mix)):
+            names = ", ".join(each.name or each.index for each in data.mix)
+            raise ConfigError(f"the run mixes {names}; give mix=[…] with the place of each, in that order")
+        places = config.mix or data.indices
+        return replace(data, mix=[replace(s, index=p) for s, p in zip(data.mix, places, strict=True)])
+    if config.mix is not None:
+        raise ConfigError("the run reads a single data set; give its place as index=…/index.json")
+    return replace(data, index=config.index or data.index)
 
 
 def check_account(account: Account) -> None:
