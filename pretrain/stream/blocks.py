@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from conf.exits import DatasetError
+from data_prep.publish import read_exactly
 from data_prep.shards import Index, Shard, read_block_into
 
 
@@ -46,6 +48,15 @@ class LocalBlocks:
     def read(self, shard: Shard, number: int, into: np.ndarray) -> None:
         """Read one block; see Blocks."""
         read_block_into(self._directory, shard, number, into)
+
+    def fetch(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes of a file, fewer only where it ends; DatasetError if it cannot be read."""
+        path = self._directory / name
+        try:
+            with path.open("rb", buffering=0) as file:
+                return bytes(read_exactly(file.fileno(), length, offset))
+        except OSError as error:
+            raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
 
     def expect(self, wanted: Sequence[tuple[Shard, int]]) -> None:
         """Do nothing: a block is one read away."""

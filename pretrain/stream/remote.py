@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conf.exits import CorruptError, DatasetError
+from conf.exits import CorruptError, DatasetError, UserError
 from data_prep import remote
 from data_prep.shards import DTYPE, Index, Shard, check_block
 
@@ -69,7 +69,7 @@ class Fetcher:
             self.requests += 1
             try:
                 return remote.read_range(url, offset, length, timeout=self._config.timeout_seconds)
-            except DatasetError:
+            except UserError:  # nothing that a second try would mend
                 raise
             except Exception as error:  # whatever a client library raises: it may pass
                 self.failures += 1

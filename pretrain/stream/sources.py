@@ -153,7 +153,7 @@ def blocks_of(index: Index, config: FetchConfig) -> Blocks:
         return SyntheticBlocks()
     if config.stage_dir is not None:
         return StagedBlocks(index, config)
-    return RemoteBlocks(index, config) if "://" in index.location else LocalBlocks(index)
+    return RemoteBlocks(index, config) if remote.is_remote(index.location) else LocalBlocks(index)
 
 
 def training_data(

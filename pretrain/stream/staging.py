@@ -1,8 +1,9 @@
 """Whole shards on a node's own disk: copied once by whichever rank comes first, checked, and evicted.
 
-Training never waits for a copy: until a shard is there, its blocks come by range request. A folder
-may serve many runs and data sets; what was not read for ten minutes makes room for what is needed. A
-shard for which there is no room stays remote, so a data set larger than the folder does not thrash.
+Training never waits for a copy: until a shard is there, its blocks come from where it lies, by range
+request or from a shared file system. A folder may serve many runs and data sets; what was not read for
+ten minutes makes room for what is needed. A shard for which there is no room stays where it lies, so a
+data set larger than the folder does not thrash.
 """
 
 import contextlib
@@ -17,10 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from conf.exits import CorruptError, DatasetError
+from conf.exits import CorruptError, DatasetError, UserError
 from data_prep.publish import TEMPORARY
+from data_prep.remote import is_remote
 from data_prep.shards import Index, Shard, read_block_into
-from pretrain.stream.remote import FetchConfig, Fetcher, RemoteBlocks
+from pretrain.stream.blocks import LocalBlocks
+from pretrain.stream.remote import FetchConfig, Range, RemoteBlocks
 
 _PIECE_BYTES = 8 << 20
 _IN_USE_SECONDS = 600.0  # a shard that was read so lately is not evicted
@@ -31,11 +34,15 @@ _GB = 1e9
 class StagedBlocks:
     """Blocks of a data set, from the node's disk where they are there, else from where they lie."""
 
-    looks_ahead = True
-
     def __init__(self, index: Index, config: FetchConfig) -> None:
         assert config.stage_dir is not None
-        self._remote = RemoteBlocks(index, config)
+        if is_remote(index.location):
+            self._origin = RemoteBlocks(index, config)
+            self._fetch: Range = self._origin.fetcher.fetch
+        else:
+            self._origin = LocalBlocks(index)
+            self._fetch = self._origin.fetch
+        self.looks_ahead = self._origin.looks_ahead
         self._stage = Stage(Path(config.stage_dir), index, int(config.stage_gb * _GB))
         self._touched: dict[str, float] = {}
         self._closing = threading.Event()
@@ -56,16 +63,16 @@ class StagedBlocks:
                 read_block_into(path.parent, shard, number, into)
                 self._touch(path)
                 return
-        self._remote.read(shard, number, into)
+        self._origin.read(shard, number, into)
 
     def expect(self, wanted: Sequence[tuple[Shard, int]]) -> None:
         """Ask for what will be read soon and is not on this disk."""
-        self._remote.expect([each for each in wanted if not self._stage.path(each[0]).exists()])
+        self._origin.expect([each for each in wanted if not self._stage.path(each[0]).exists()])
 
     def close(self) -> None:
         """Stop copying and reading ahead."""
         self._closing.set()
-        self._remote.close()
+        self._origin.close()
         self._thread.join()
 
     def _copy_all(self, shards: Sequence[Shard]) -> None:
@@ -73,8 +80,8 @@ class StagedBlocks:
             if self._closing.is_set():
                 return
             # Staging is a convenience: what it cannot do, or finds wrong, reading tells in its own way.
-            with contextlib.suppress(DatasetError, CorruptError, OSError):
-                self._stage.copy(shard, self._remote.fetcher, self._closing)
+            with contextlib.suppress(UserError, OSError):
+                self._stage.copy(shard, self._fetch, self._closing)
 
     def _touch(self, path: Path) -> None:
         now = time.monotonic()
@@ -102,7 +109,7 @@ class Stage:
         """Return where a shard is, or would be."""
         return self._own / shard.name
 
-    def copy(self, shard: Shard, fetcher: Fetcher, closing: threading.Event) -> bool:
+    def copy(self, shard: Shard, fetch: Range, closing: threading.Event) -> bool:
         """Copy a shard, unless it is there, is being copied by another process, or finds no room.
 
         Say whether it is there now. Raises CorruptError if what arrived is not what the index says.
@@ -114,7 +121,7 @@ class Stage:
                 return path.exists()
             digest, done = hashlib.sha256(), 0
             while done < shard.bytes and not closing.is_set():
-                piece = fetcher.fetch(shard.name, done, min(_PIECE_BYTES, shard.bytes - done))
+                piece = fetch(shard.name, done, min(_PIECE_BYTES, shard.bytes - done))
                 if not piece:
                     break
                 os.pwrite(descriptor, piece, done)
@@ -123,7 +130,9 @@ class Stage:
             if closing.is_set():
                 return False
             if digest.hexdigest() != shard.sha256:
-                raise CorruptError(f"{shard.name} arrived otherwise than the index says; it stays remote")
+                raise CorruptError(
+                    f"{shard.name} arrived otherwise than the index says; it stays where it lies"
+                )
             temporary.rename(path)
             return True
 

@@ -1,6 +1,7 @@
 """Blocks behind a URL: the same batches, whatever the network does; or an error that says what it did."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,11 +10,13 @@ from threading import Event
 
 import numpy as np
 import pytest
-from made_data import T, made, run
+from made_data import T, made, opened, run
 from range_server import RangeServer, now_and_then, served
 
-from conf.exits import CorruptError, DatasetError, RefusedError
+from conf.exits import ConfigError, CorruptError, DatasetError, RefusedError
+from pretrain.stream.mixing import Mixture
 from pretrain.stream.remote import FetchConfig, Fetcher
+from pretrain.stream.sequences import Sequences
 from pretrain.stream.sources import DataConfig, index_at, opened_sources
 from pretrain.stream.staging import Stage
 
@@ -121,9 +124,19 @@ def test_an_index_that_is_not_there_says_how_to_make_one(tmp_path: Path):
         index_at(server.url)
 
 
-def staged(server: RangeServer, folder: Path, gigabytes: float = 1.0) -> DataConfig:
+def test_what_the_user_must_mend_is_not_tried_again():
+    fetcher = Fetcher("gopher://host/data", FetchConfig(deadline_seconds=60))
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"cannot open gopher:// paths"):
+        fetcher.fetch("train-00000.tar", 0, 10)
+    assert fetcher.requests == 1
+    assert time.monotonic() - began < 10
+
+
+def staged(source: RangeServer | Path, folder: Path, gigabytes: float = 1.0) -> DataConfig:
     fetch = FetchConfig(stage_dir=str(folder), stage_gb=gigabytes)
-    return DataConfig(index=server.url, sequence_tokens=T, fetch=fetch)
+    place = str(source) if isinstance(source, Path) else source.url
+    return DataConfig(index=place, sequence_tokens=T, fetch=fetch)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -143,15 +156,52 @@ def test_staged_shards_are_copied_once_for_a_node_and_read_from_its_disk(
         stage = Stage(tmp_path, source.index, 10**9)
         fetcher = Fetcher(source.index.location, FetchConfig())
         for shard in source.index.splits["train"].shards:
-            assert stage.copy(shard, fetcher, Event())
+            assert stage.copy(shard, fetcher.fetch, Event())
             assert stage.path(shard).read_bytes() == (data_set / shard.name).read_bytes()
         asked = server.requests
         for shard in source.index.splits["train"].shards:
-            assert stage.copy(shard, fetcher, Event()), "it is there"
+            assert stage.copy(shard, fetcher.fetch, Event()), "it is there"
         assert server.requests == asked
         again, _ = run(staged(server, tmp_path), BATCH, ranks=1, rank=0, micro=4, steps=STEPS)
         assert server.requests == asked + 1, "the index alone"
     assert all(np.array_equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+def test_shards_of_a_shared_file_system_are_staged_as_those_of_a_server_are(
+    data_set: Path, expected: list[np.ndarray], tmp_path: Path
+):
+    shared, folder = shutil.copytree(data_set, tmp_path / "shared"), tmp_path / "node"
+    data = staged(shared, folder)
+    shards = opened_sources(data)[0].index.splits["train"].shards
+    sources, mixture = opened(data, BATCH)
+    try:
+        found = rows_of(sources[0], mixture)
+        until(lambda: all(list(folder.glob(f"*/{shard.name}")) for shard in shards))
+        (shared / "train-00000.tar").unlink()
+        assert all(np.array_equal(a, b) for a, b in zip(rows_of(sources[0], mixture), found, strict=True))
+    finally:
+        for each in sources:
+            each.close()
+    assert all(np.array_equal(a, b) for a, b in zip(found, np.concatenate(expected), strict=False))
+    for shard in shards:
+        (there,) = folder.glob(f"*/{shard.name}")
+        assert there.read_bytes() == (data_set / shard.name).read_bytes()
+
+
+def rows_of(sequences: Sequences, mixture: Mixture) -> list[np.ndarray]:
+    places = [mixture.place(number) for number in range(BATCH * 20)]
+    return [sequences.row(place.block, place.row) for place in places]
+
+
+def test_a_shard_that_is_missing_on_a_shared_file_system_ends_a_staged_run_at_once(
+    data_set: Path, tmp_path: Path
+):
+    shared = shutil.copytree(data_set, tmp_path / "shared")
+    (shared / "train-00001.tar").unlink()
+    began = time.monotonic()
+    with pytest.raises(DatasetError, match=r"train-00001\.tar is missing, though the index lists it"):
+        run(staged(shared, tmp_path / "node"), BATCH, ranks=1, rank=0, micro=4, steps=STEPS)
+    assert time.monotonic() - began < 30
 
 
 def test_a_staged_shard_that_is_damaged_or_gone_is_read_from_where_it_lies(
@@ -177,11 +227,11 @@ def test_what_nobody_reads_makes_room_and_what_is_read_does_not(data_set: Path, 
         first, second = source.index.splits["train"].shards
         stage = Stage(tmp_path, source.index, first.bytes + 20_000)
         fetcher = Fetcher(source.index.location, FetchConfig())
-        assert not stage.copy(first, fetcher, Event()), "the other run has read its shard a moment ago"
+        assert not stage.copy(first, fetcher.fetch, Event()), "the other run has read its shard a moment ago"
         os.utime(old, (1, 1))
-        assert stage.copy(first, fetcher, Event())
+        assert stage.copy(first, fetcher.fetch, Event())
         assert not old.exists()
-        assert stage.copy(second, fetcher, Event()) == (second.bytes <= 20_000)
+        assert stage.copy(second, fetcher.fetch, Event()) == (second.bytes <= 20_000)
     assert not list(tmp_path.glob("*/*.tmp"))
 
 
@@ -191,7 +241,7 @@ def test_a_copy_that_is_not_what_the_index_says_is_not_kept(data_set: Path, tmp_
         stage = Stage(tmp_path, source.index, 10**9)
         wrong = replace(source.index.splits["train"].shards[0], sha256="0" * 64)
         with pytest.raises(CorruptError, match="arrived otherwise"):
-            stage.copy(wrong, Fetcher(source.index.location, FetchConfig()), Event())
+            stage.copy(wrong, Fetcher(source.index.location, FetchConfig()).fetch, Event())
     assert not list(tmp_path.glob("*/*.tar*"))
 
 
