@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -49,7 +49,7 @@ class Shard:
     sha256: str
     tokens: int
     documents: int
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
 
     def __post_init__(self):
         if not _SHARD_NAME.fullmatch(self.name):
@@ -71,7 +71,7 @@ class Split:
 
     tokens: int
     documents: int
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
 
     def __post_init__(self):
         for name in ("tokens", "documents"):

@@ -13,6 +13,7 @@ import numpy as np
 from conf.exits import CorruptError, DatasetError
 from data_prep.shards import DTYPE, Index, Shard
 from pretrain.stream.blocks import Blocks, LocalBlocks
+from pretrain.stream.table import sizes
 
 Alignment = Literal["block", "document"]
 ALIGNMENTS = ("block", "document")
@@ -52,15 +53,17 @@ class Sequences:
         self.bytes_read = 0
         self.damaged: dict[int, CorruptError] = {}
         self._shards = index.splits[split].shards
-        self._first = np.cumsum([0, *(len(shard.blocks) for shard in self._shards)])  # block of each shard
+        counts, last_tokens = sizes(self._shards)
+        self._first = np.concatenate([[0], np.cumsum(counts)])  # block of each shard
         self.width = sequence_tokens + 1
         self._tokens = sequence_tokens
+        self._block_tokens = index.block_tokens  # of each but a shard's last
         self._tolerant = tolerant
         self._end_of_text = index.end_of_text if align == "document" else None
         # A block's last incomplete row, fewer than T tokens at the end of a shard, is not a sequence.
-        self.rows_per_block = np.array(
-            [block.tokens // sequence_tokens for shard in self._shards for block in shard.blocks], np.int64
-        )
+        rows = index.block_tokens // sequence_tokens
+        self.rows_per_block = np.full(self._first[-1], rows, np.min_scalar_type(rows))
+        self.rows_per_block[self._first[1:][counts > 0] - 1] = last_tokens[counts > 0] // sequence_tokens
         capacity = max(1, min(cached_blocks, len(self.rows_per_block)))
         # Memory is taken page by page as blocks arrive, not now.
         self._memory = np.empty((capacity, index.block_tokens + 1), DTYPE)
@@ -70,7 +73,7 @@ class Sequences:
         self._slots: OrderedDict[int, int] = OrderedDict()  # the block that was used longest ago first
 
     def __len__(self) -> int:
-        return int(self.rows_per_block.sum())
+        return int(self.rows_per_block.sum(dtype=np.int64))
 
     @property
     def cached_blocks(self) -> int:
@@ -132,7 +135,8 @@ class Sequences:
 
     def _read(self, block: int, slot: int) -> None:
         shard, number = self._member(block)
-        tokens = self._memory[slot, : shard.blocks[number].tokens + 1]
+        count = self._block_tokens if number < len(shard.blocks) - 1 else shard.blocks[number].tokens
+        tokens = self._memory[slot, : count + 1]
         self.blocks.read(shard, number, tokens)
         self.bytes_read += tokens.nbytes
         rows = int(self.rows_per_block[block])

@@ -6,12 +6,13 @@ A source is a data set with its weight; with one, everything is as if there were
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conf.exits import ConfigError, DatasetError, RefusedError
 from data_prep import remote
 from data_prep.shards import INDEX, Index, parse_index, read_index
+from pretrain.stream import table
 from pretrain.stream.blocks import Blocks, LocalBlocks
 from pretrain.stream.mixing import Mixture
 from pretrain.stream.remote import FetchConfig, RemoteBlocks
@@ -125,7 +126,7 @@ def index_at(place: str) -> Index:
     put a password into the run's records.
     """
     if "://" not in place and not place.startswith("pipe:"):
-        return read_index(place)
+        return _on_disk(Path(place).expanduser())
     scheme, _, rest = place.partition(":")
     if scheme not in _SCHEMES or "::" in place:
         raise RefusedError(
@@ -138,6 +139,18 @@ def index_at(place: str) -> Index:
         )
     url = place if place.endswith(f"/{INDEX}") else f"{place.rstrip('/')}/{INDEX}"
     return parse_index(remote.read_whole(url), url.removesuffix(f"/{INDEX}"))
+
+
+def _on_disk(path: Path) -> Index:
+    """Return the index at a path; that of a large data set from its table, which is made if need be."""
+    path = path / INDEX if path.is_dir() else path
+    if path.name != INDEX or not path.is_file():
+        return read_index(path)
+    if (index := table.opened(path)) is None:
+        before = path.stat()
+        index = read_index(path)
+        table.derive(path, index, before)
+    return index
 
 
 def fingerprint(sources: Sequence[Source]) -> str:
@@ -194,7 +207,8 @@ def training_data(
 
 def order_of(sources: Sequence[Source], data: DataConfig, *, batch_sequences: int, seed: int) -> Mixture:
     """Return the order alone, and leave nothing open; raises as `training_data` does."""
-    found, mixture = training_data(sources, data, batch_sequences=batch_sequences, seed=seed)
+    unstaged = replace(data, fetch=replace(data.fetch, stage_dir=None))  # no shard is wanted for it
+    found, mixture = training_data(sources, unstaged, batch_sequences=batch_sequences, seed=seed)
     for each in found:
         each.close()
     return mixture

@@ -17,7 +17,7 @@ from conf.exits import ConfigError, CorruptError, DatasetError, RefusedError
 from pretrain.stream.mixing import Mixture
 from pretrain.stream.remote import FetchConfig, Fetcher
 from pretrain.stream.sequences import Sequences
-from pretrain.stream.sources import DataConfig, index_at, opened_sources
+from pretrain.stream.sources import DataConfig, index_at, opened_sources, order_of
 from pretrain.stream.staging import Stage
 
 BATCH, STEPS = 12, 40
@@ -186,6 +186,12 @@ def test_shards_of_a_shared_file_system_are_staged_as_those_of_a_server_are(
     for shard in shards:
         (there,) = folder.glob(f"*/{shard.name}")
         assert there.read_bytes() == (data_set / shard.name).read_bytes()
+
+
+def test_asking_for_the_order_alone_copies_no_shard(data_set: Path, tmp_path: Path):
+    data = staged(data_set, tmp_path / "node")
+    assert order_of(opened_sources(data), data, batch_sequences=BATCH, seed=7).lanes == BATCH
+    assert not (tmp_path / "node").exists()
 
 
 def rows_of(sequences: Sequences, mixture: Mixture) -> list[np.ndarray]:
