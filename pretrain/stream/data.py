@@ -117,13 +117,26 @@ class Batches:
         return shares | {f"data/epoch/{n}": each for n, each in zip(self._names, passes, strict=True)}
 
     def told(self, sequences: int) -> str:
-        """Return in a line what a run of so many sequences is mixed of."""
+        """Return in a line what a run of so many sequences is mixed of; if that is far off, so in another."""
         passes = self._mixture.passes(sequences)
         parts = [
             f"{name} {quota / self._mixture.lanes:.2%} ({each:.2f} epochs)"
             for name, quota, each in zip(self._names, self._mixture.quotas, passes, strict=True)
         ]
-        return f"mixed of {', '.join(parts)}"
+        return f"mixed of {', '.join(parts)}{self._warning()}"
+
+    def _warning(self) -> str:
+        """Return a line on the sources that get much more or less than their weight; none, if none does."""
+        mixture = self._mixture
+        name, got = self._names, [quota / mixture.lanes for quota in mixture.quotas]
+        off = [f"{name[n]} has {got[n]:.2%} for a weight of {mixture.shares[n]:.2%}" for n in mixture.misfits]
+        if not off:
+            return ""
+        lanes = mixture.fitting_lanes
+        return (
+            f"\nwarning: {', '.join(off)}, for {mixture.lanes} lanes cut no finer; begin the run with "
+            f"data.lanes={lanes}, or a batch of {lanes} sequences"
+        )
 
     def close(self) -> None:
         """Stop the reading thread."""

@@ -16,6 +16,7 @@ from pretrain.stream.order import Order, Walk
 from pretrain.stream.shuffle import permutation
 
 _TABLE = 0x7461626C65  # tells the table's shuffle from those of blocks and rows
+_TOLERATED = 0.1  # of a share, by which a source's part of the lanes may miss it without a word
 _SEED_BITS = 32  # the seed is below 2**31, so a source's number stands above it
 
 
@@ -39,6 +40,7 @@ class Mixture:
         Raises ValueError as `quotas` does, or if a source holds no sequence.
         """
         self.lanes = lanes
+        self.shares = [weight / sum(weights) for weight in weights]  # that were asked for
         self.quotas = quotas(weights, lanes)
         if len(weights) == 1:
             self.table = np.zeros(lanes, np.int64)
@@ -69,6 +71,19 @@ class Mixture:
         """Return how often a run of so many sequences goes over each source."""
         consumed = self.consumed(sequences)
         return [count / order.sequences_per_epoch for count, order in zip(consumed, self.orders, strict=True)]
+
+    @property
+    def misfits(self) -> list[int]:
+        """Return the sources whose part of the lanes misses their share by more than a tenth of it."""
+        return misfits(self.shares, self.lanes)
+
+    @property
+    def fitting_lanes(self) -> int:
+        """Return the fewest lanes, a multiple of these, of which every source gets its share, nearly."""
+        lanes = self.lanes
+        while misfits(self.shares, lanes):  # no quota misses by a lane: enough at 10 / the smallest share
+            lanes += self.lanes
+        return lanes
 
     def of_source(self, source: int, position: int, lanes: slice) -> range:
         """Return the source's own numbers of what some neighbouring lanes read as their `position`-th."""
@@ -102,6 +117,12 @@ class MixtureWalk:
                     part[part[:, 0] == source, 1:] = walk.places(numbers.start, len(numbers))
             done += len(part)
         return found
+
+
+def misfits(shares: Sequence[float], lanes: int) -> list[int]:
+    """Return of which sources the part of the lanes is off by more than a tenth of the share."""
+    parts = zip(shares, quotas(shares, lanes), strict=True)
+    return [n for n, (share, quota) in enumerate(parts) if abs(quota / lanes - share) > _TOLERATED * share]
 
 
 def quotas(weights: Sequence[float], lanes: int) -> list[int]:

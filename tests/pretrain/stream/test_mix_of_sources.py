@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_data import T, made
+from made_data import CPU, T, made, opened
 
 from conf.exits import ConfigError
 from data_prep.shards import read_index
 from pretrain import frozen, length
+from pretrain.batch import BatchPlan
 from pretrain.stream.blocks import LocalBlocks
+from pretrain.stream.data import Batches
 from pretrain.stream.sequences import Sequences
 from pretrain.stream.sources import (
     DataConfig,
@@ -55,6 +57,27 @@ def test_a_run_that_reads_a_source_too_often_is_refused_with_the_weight_that_fit
     weighed(0.2)
     with pytest.raises(ConfigError, match=r"reads code 5\.00 times, its epochs_cap is 2; .* about 0\.4"):
         weighed(1.0)
+
+
+@pytest.mark.parametrize(("lanes", "warned"), [(None, True), (32, False)])
+def test_a_mixture_that_the_lanes_cut_far_from_its_weights_says_so(
+    lanes: int | None, warned: bool, tmp_path: Path
+):
+    web, code = made(tmp_path / "web", [[64] * 90]), made(tmp_path / "code", [[64] * 10], seed=9)
+    mix = [MixSource(str(web), 0.9), MixSource(str(code), 0.1)]
+    data = DataConfig(mix=mix, sequence_tokens=T, lanes=lanes)
+    sources, mixture = opened(data, 8)
+    plan = BatchPlan(8, 1, 1, 8)
+    where = {"rank": 0, "first_sequence": 0, "prefetch": 1, "device": CPU, "names": ("web", "code")}
+    batches = Batches(sources, mixture, plan=plan, **where)
+    batches.close()
+    told, *warning = batches.told(80).splitlines()
+    assert told.startswith("mixed of web 87.50%" if warned else "mixed of web 90.62%")
+    says = (
+        "warning: code has 12.50% for a weight of 10.00%, for 8 lanes cut no finer; begin the run with "
+        "data.lanes=32, or a batch of 32 sequences"
+    )
+    assert warning == [says] * warned
 
 
 @pytest.mark.parametrize(

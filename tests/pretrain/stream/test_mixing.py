@@ -100,5 +100,18 @@ def test_a_weight_of_less_than_a_lane_is_refused_with_as_many_lanes_as_it_takes(
     assert quotas([1, 0.01], enough)[1] == 1
 
 
+@given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), lanes=st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_the_fitting_lanes_give_every_source_its_share_within_a_tenth(weights: list[float], lanes: int):
+    if min(weights) / sum(weights) * lanes < 1:
+        return
+    mixed = Mixture([np.full(4, 4)] * len(weights), weights, lanes=lanes, seed=0)
+    fitting = mixed.fitting_lanes
+    assert fitting % lanes == 0
+    found = np.array(quotas(weights, fitting)) / fitting
+    assert (abs(found / mixed.shares - 1) <= 0.1 + 1e-9).all()
+    assert (fitting == lanes) == (mixed.misfits == [])
+
+
 def test_passes_tell_how_often_each_source_is_read():
     assert mixture().passes(16 * 64) == pytest.approx([9 * 64 / 64, 6 * 64 / 72, 64 / 3])

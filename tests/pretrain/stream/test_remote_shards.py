@@ -14,10 +14,10 @@ from made_data import T, made, opened, run
 from range_server import RangeServer, now_and_then, served
 
 from conf.exits import ConfigError, CorruptError, DatasetError, RefusedError
-from pretrain.stream.mixing import Mixture
+from pretrain.stream.mixing import Mixture, MixtureWalk
 from pretrain.stream.remote import FetchConfig, Fetcher
 from pretrain.stream.sequences import Sequences
-from pretrain.stream.sources import DataConfig, index_at, opened_sources, order_of
+from pretrain.stream.sources import DataConfig, MixSource, index_at, opened_sources, order_of
 from pretrain.stream.staging import Stage
 
 BATCH, STEPS = 12, 40
@@ -63,6 +63,38 @@ def test_a_rank_asks_for_its_own_blocks_alone_each_once(data_set: Path):
             told.append(server.ranges[before:])
     assert all(len(set(ranges)) == len(ranges) for ranges in told)
     assert not set(told[0]) & set(told[1]), "in the first epoch, a block has one lane, a lane one rank"
+
+
+def test_of_a_mixture_too_a_rank_fetches_the_bytes_of_its_own_lanes_alone(data_set: Path, tmp_path: Path):
+    code = made(tmp_path / "code", [[64] * 60], seed=9).parent
+    steps, ranks = 20, 4
+    with served(data_set) as one, served(code) as other:
+        servers = [one, other]
+        mix = [MixSource(one.url, 2, name="web"), MixSource(other.url, 1, name="code")]
+        data = DataConfig(mix=mix, sequence_tokens=T)
+        sources, mixture = opened(data, BATCH)
+        for each in sources:
+            each.close()
+        told = []
+        for rank in range(ranks):
+            before = [len(server.ranges) for server in servers]
+            run(data, BATCH, ranks=ranks, rank=rank, micro=3, steps=steps)
+            asked = [server.ranges[n:] for server, n in zip(servers, before, strict=True)]
+            told.append(asked)
+            # Beyond what was consumed: three batches ahead, and each lane's next block.
+            walk, own, share = MixtureWalk(mixture), set(), BATCH // ranks
+            for step in range(steps + 3 + 2 * 4):
+                places = walk.places(step * BATCH + rank * share, share)
+                own |= {(int(source), int(block)) for source, _, block, _ in places}
+            for source, ranges in enumerate(asked):
+                mine = [block for of, block in own if of == source]
+                assert sum(length for *_, length in ranges) <= 2 * 65 * len(mine), (rank, source)
+                assert len(set(ranges)) == len(ranges)
+    for source in range(2):
+        every = [each for asked in told for each in asked[source]]
+        assert len(set(every)) == len(every), "in the first epoch, a block has one lane, a lane one rank"
+    fetched = [sum(length for ranges in asked for *_, length in ranges) for asked in told]
+    assert max(fetched) <= 1.5 * sum(fetched) / ranks
 
 
 def fails(number: int, what: str) -> str:
