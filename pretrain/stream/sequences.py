@@ -4,7 +4,6 @@ A block is read once, checked as it is opened, and kept in a fixed piece of memo
 long left it.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Literal
 
@@ -69,8 +68,10 @@ class Sequences:
         self._memory = np.empty((capacity, index.block_tokens + 1), DTYPE)
         self._windows = np.lib.stride_tricks.sliding_window_view(self._memory, sequence_tokens + 1, axis=1)
         self._starts = np.zeros((capacity, index.block_tokens // sequence_tokens), np.int64)
-        self._free = list(range(capacity))
-        self._slots: OrderedDict[int, int] = OrderedDict()  # the block that was used longest ago first
+        self._slots: dict[int, int] = {}  # of each block that is in memory
+        self._held = np.full(capacity, -1, np.int64)  # the block in each slot
+        self._used = np.zeros(capacity, np.int64)  # the turn in which each slot was last asked for
+        self._turn = 0
 
     def __len__(self) -> int:
         return int(self.rows_per_block.sum(dtype=np.int64))
@@ -100,7 +101,7 @@ class Sequences:
         # No more at a time than there are slots, or a block could be put out before its row is copied.
         for first in range(0, len(blocks), len(self._memory)):
             part = slice(first, first + len(self._memory))
-            slots = np.array([self._slot(block) for block in blocks[part].tolist()])
+            slots = self._placed(blocks[part].tolist())
             starts = self._starts[slots, rows[part]]
             found[part] = self._windows[slots, starts]
             there[part] = slots >= 0
@@ -115,22 +116,38 @@ class Sequences:
         """Stop reading ahead."""
         self.blocks.close()
 
+    def _placed(self, blocks: list[int]) -> np.ndarray:
+        """Return where blocks lie in memory, after reading those that do not: int64, -1 if it is damaged.
+
+        There are no more of them than slots, or one could be put out for another.
+        """
+        slots = list(map(self._slots.get, blocks))
+        self._turn += 1
+        if None in slots:
+            self._used[[slot for slot in slots if slot is not None]] = self._turn
+            slots = [self._slot(block) for block in blocks]
+        found = np.array(slots, np.int64)
+        self._used[found] = self._turn  # of damaged ones, that of the last slot: it is put out later
+        return found
+
     def _slot(self, block: int) -> int:
         """Return where a block lies in memory, after reading it if need be; -1 if it is damaged."""
-        slot = self._slots.pop(block, None)
-        if slot is None:
-            if block in self.damaged:
-                return -1
-            slot = self._free.pop() if self._free else self._slots.popitem(last=False)[1]
-            try:
-                self._read(block, slot)
-            except CorruptError as error:
-                self._free.append(slot)
-                self.damaged[block] = error
-                if not self._tolerant:
-                    raise
-                return -1
-        self._slots[block] = slot
+        if block in self._slots:
+            return self._slots[block]
+        if block in self.damaged:
+            return -1
+        slot = int(self._used.argmin())  # the one that was used longest ago, or never
+        self._slots.pop(int(self._held[slot]), None)
+        self._held[slot] = -1
+        try:
+            self._read(block, slot)
+        except CorruptError as error:
+            self.damaged[block] = error
+            if not self._tolerant:
+                raise
+            return -1
+        self._used[slot] = self._turn
+        self._slots[block], self._held[slot] = slot, block
         return slot
 
     def _read(self, block: int, slot: int) -> None:
