@@ -12,7 +12,8 @@ class Drop(StrEnum):
 
     EMPTY = "empty"  # no text at all
     UNDECODABLE = "undecodable"  # not UTF-8, and the corpus says errors=drop
-    TOO_LONG = "too_long"  # above filters.max_bytes
+    TOO_LONG = "too_long"  # its text is above filters.max_bytes
+    LINE_TOO_LONG = "line_too_long"  # a line of JSON that no worker can hold, whatever its text
     TOO_SHORT = "too_short"  # below filters.min_bytes
     CONTAMINATED = "contaminated"  # much of it is in an evaluation set
     DUPLICATE = "duplicate"  # the same text as a document that is kept

@@ -20,6 +20,8 @@ from data_prep.streams import compression_of, open_content, open_seekable
 _BATCH_ROWS = 1024
 _SKIP_BYTES = 1 << 20
 _LARGEST_JSON = 1 << 28  # a JSON array is held in memory whole
+# A line is held whole, too; one of plain letters with one emoji takes four bytes a letter once decoded.
+_LONGEST_LINE = 1 << 27
 _TEXT_TYPES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -49,15 +51,15 @@ class Document:
 def read_documents(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[Document | Drop]:
     """Yield each document of the piece, or why the reader could not keep it.
 
-    A document of more than `limit` bytes is passed over without being held in memory. Raises
-    DatasetError, naming file and place, for one that breaks its format.
+    A text of more than `limit` bytes may be passed over before it is decoded. Raises DatasetError, naming
+    file and place, for a document that breaks its format.
     """
     if corpus.kind == "text":
         yield _text_file(piece, corpus, limit)
     elif corpus.kind == "jsonl":
         yield from _json_lines(piece, corpus, limit)
     elif corpus.kind == "json":
-        yield from _json_array(piece, corpus)
+        yield from _json_array(piece, corpus, limit)
     elif corpus.document_start is None:
         yield from _parquet_rows(piece, corpus)
     else:
@@ -107,16 +109,17 @@ def _json_lines(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[Docu
             file.seek(start - 1)
             start += _skip_line(file) - 1
         stop = piece.stop if compression_of(piece.path) is None else sys.maxsize
-        for line_start, line in _lines(file, start, stop, limit):
-            if len(line) > limit and not line.endswith(b"\n"):
-                yield Drop.TOO_LONG
+        longest = max(limit, _LONGEST_LINE)
+        for line_start, line in _lines(file, start, stop, longest):
+            if len(line) > longest and not line.endswith(b"\n"):
+                yield Drop.LINE_TOO_LONG
             elif line.strip():
-                yield _json_text(line, corpus, piece.path, line_start)
+                yield _json_text(line, corpus, piece.path, line_start, limit)
 
 
-def _lines(file: BinaryIO, start: int, stop: int, limit: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that begin in [start, stop), each with its place; one over the limit is cut short."""
-    while start < stop and (line := file.readline(limit + 1)):
+def _lines(file: BinaryIO, start: int, stop: int, longest: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that begin in [start, stop), each with its place; one over `longest` is cut short."""
+    while start < stop and (line := file.readline(longest + 1)):
         yield start, line
         start += len(line)
         if not line.endswith(b"\n"):
@@ -133,10 +136,10 @@ def _skip_line(file: BinaryIO) -> int:
     return skipped
 
 
-def _json_text(line: bytes, corpus: CorpusConfig, path: str, start: int) -> Document | Drop:
+def _json_text(line: bytes, corpus: CorpusConfig, path: str, start: int, limit: int) -> Document | Drop:
     """Return the text of one JSON line that begins at byte `start` of the file."""
     try:
-        return _item_text(orjson.loads(line), corpus, lambda: _place(path, start))
+        return _item_text(orjson.loads(line), corpus, lambda: _place(path, start), limit)
     except orjson.JSONDecodeError:
         pass  # or half of a surrogate pair, or bytes that are not UTF-8: json takes both, and says more
     content = _decoded(line, corpus.errors, path, start)
@@ -146,10 +149,10 @@ def _json_text(line: bytes, corpus: CorpusConfig, path: str, start: int) -> Docu
         item = json.loads(content.text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{_place(path, start)} is not a line of JSON: {error}") from None
-    return _item_text(item, corpus, lambda: _place(path, start))
+    return _item_text(item, corpus, lambda: _place(path, start), limit)
 
 
-def _json_array(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Drop]:
+def _json_array(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[Document | Drop]:
     """Yield the documents of a JSON file: an array of objects, or one object."""
     with open_content(piece.path) as file:
         content = file.read(_LARGEST_JSON + 1)
@@ -168,10 +171,10 @@ def _json_array(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Drop]
             f"{piece.path} is not JSON: {error}; is each line a document? corpus=jsonl"
         ) from None
     for number, item in enumerate(items if isinstance(items, list) else [items]):
-        yield _item_text(item, corpus, lambda number=number: f"{piece.path}: item {number}")
+        yield _item_text(item, corpus, lambda number=number: f"{piece.path}: item {number}", limit)
 
 
-def _item_text(item: object, corpus: CorpusConfig, place: Callable[[], str]) -> Document | Drop:
+def _item_text(item: object, corpus: CorpusConfig, place: Callable[[], str], limit: int) -> Document | Drop:
     """Return the text of one JSON object; `place` says where it is, for an error's text."""
     if not isinstance(item, dict) or corpus.text_key not in item:
         raise DatasetError(f"{place()} has no key '{corpus.text_key}'; set corpus.text_key")
@@ -180,6 +183,8 @@ def _item_text(item: object, corpus: CorpusConfig, place: Callable[[], str]) -> 
         return Drop.EMPTY
     if not isinstance(text, str):
         raise DatasetError(f"{place()}: the value of '{corpus.text_key}' is not a string")
+    if len(text) > limit:  # characters, so bytes all the more; what is not encoded costs no memory
+        return Drop.TOO_LONG
     try:
         return Document(text, text.encode())
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot

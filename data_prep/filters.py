@@ -11,7 +11,7 @@ class FilterConfig:
     """Bounds on a document's length in bytes of UTF-8."""
 
     min_bytes: int
-    max_bytes: int  # also bounds the memory of a worker: a longer document is passed over unread
+    max_bytes: int  # also bounds the memory of a worker
 
     def __post_init__(self):
         if not 1 <= self.min_bytes <= self.max_bytes:

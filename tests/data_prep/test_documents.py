@@ -8,6 +8,7 @@ from corpora import as_jsonl, documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import data_prep.documents
 from conf import compose
 from conf.exits import DatasetError
 from data_prep.counts import Drop
@@ -64,11 +65,32 @@ def test_the_rows_of_a_dictionary_column_are_text(tmp_path: Path):
     assert read(tmp_path / "a.parquet", "parquet", 0, 1) == ["a", "b", "a", Drop.EMPTY]
 
 
-def test_a_line_longer_than_the_limit_is_passed_over(tmp_path: Path):
+def test_a_text_longer_than_the_limit_is_passed_over(tmp_path: Path):
     path = as_jsonl(tmp_path / "a.jsonl", ["short", "long" * 1000, "after"])
     assert read(path, "jsonl", limit=100) == ["short", Drop.TOO_LONG, "after"]
     assert read(path, "jsonl", 0, 30, limit=100) == ["short", Drop.TOO_LONG]
     assert read(path, "jsonl", 30, limit=100) == ["after"]
+
+
+def test_the_limit_is_on_the_text_and_not_on_what_json_makes_of_it(tmp_path: Path):
+    cyrillic = "длинный текст " * 35  # 875 bytes; as \\u… above 2000
+    lines = [json.dumps({"text": cyrillic}), json.dumps({"text": "short", "headers": "x" * 5000})]
+    assert len(lines[0]) > 2000 > len(cyrillic.encode())
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "a.json").write_text(f"[{','.join(lines)}]")
+    for kind in ("jsonl", "json"):
+        assert read(tmp_path / f"a.{kind}", kind, limit=2000) == [cyrillic, "short"]
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_line_that_no_worker_can_hold_has_a_count_of_its_own(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(data_prep.documents, "_LONGEST_LINE", 1000)
+    lines = [{"text": "before"}, {"text": "short", "headers": "x" * 5000}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + end)
+    assert read(path, "jsonl", limit=100) == ["before", Drop.LINE_TOO_LONG]
 
 
 def test_a_text_file_longer_than_the_limit_is_not_read(tmp_path: Path):

@@ -91,4 +91,4 @@ def test_a_line_of_200_mb_costs_no_more_memory_than_the_limit_on_documents(tmp_p
     assert int(done.stdout.split()[-1]) < 1 << 20  # KiB: 1 GiB
     finalize.main([f"output={tmp_path}/data"])
     counts = read_index(tmp_path / "data").counts
-    assert (counts["documents_kept"], counts["documents_dropped"]) == (2, {"too_long": 1})
+    assert (counts["documents_kept"], counts["documents_dropped"]) == (2, {"line_too_long": 1})
