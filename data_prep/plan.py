@@ -21,7 +21,7 @@ from data_prep.packing import PackingConfig
 from data_prep.publish import publish_once
 from data_prep.routing import Routing
 from data_prep.shards import INDEX
-from data_prep.sources import CorpusConfig, Input, absolute, list_inputs
+from data_prep.sources import CorpusConfig, Input, absolute
 from data_prep.streams import compression_of
 
 PLAN = "plan.json"
@@ -122,13 +122,12 @@ class Plan:
         ]
 
 
-def agreed_plan(output: Path, settings: Settings) -> Plan:
-    """Return the output's plan, made now if there is none.
+def agreed_plan(output: Path, settings: Settings, inputs: list[Input]) -> Plan:
+    """Return the output's plan for the corpus's files, made now if there is none.
 
     Raises ConfigError or DatasetError if the output was planned with other settings or files, or holds
     something else.
     """
-    inputs = list_inputs(settings.corpus)
     path = output / PLAN
     if not _exists(path):
         if output.exists() and (found := [name for name in (INDEX, SPILL) if (output / name).exists()]):

@@ -48,12 +48,14 @@ from data_prep.pool import each, worker_count
 from data_prep.progress import Progress
 from data_prep.shards import INDEX
 from data_prep.shuffle import map_unit
-from data_prep.sources import CorpusConfig
+from data_prep.sources import CorpusConfig, list_corpus
 from data_prep.space import predicted_bytes, require_space
 from data_prep.spill import read_marker
 
 # Published token counts are rounded, and filters drop a few documents.
 _TOKENS_TOLERANCE = 0.05
+# How many of the files that are left out are named.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def main(overrides: list[str]) -> None:
     """Do one task's units that are not done yet."""
     config = typed(PrepareConfig, compose("prepare", overrides))
     output = Path(config.output).expanduser()
-    plan = agreed_plan(output, config.settings)
+    found = list_corpus(config.corpus)
+    plan = agreed_plan(output, config.settings, found.inputs)
     if (output / INDEX).exists():
         print(f"prepare: {output} is finished; nothing to do")
         return
@@ -102,6 +105,7 @@ def main(overrides: list[str]) -> None:
     units = range(config.task_index, len(plan.units), config.task_count)
     workers = worker_count(config.workers, len(units))
     _announce(config, plan, output, workers)
+    _tell_left_out(config, found.left_out)
     progress = Progress("prepare", _bytes_of(plan, units))
     parts: list[Counts] = []
     for unit, counts in each(partial(_counts_of_unit, output, config.tokenizer), units, workers):
@@ -138,6 +142,16 @@ def _announce(config: PrepareConfig, plan: Plan, output: Path, workers: int) -> 
         print(
             f"prepare: about {config.validation.tokens:,} tokens are a fraction of "
             f"{plan.routing.validation_fraction:.6g}; set that to keep these documents when the corpus grows"
+        )
+
+
+def _tell_left_out(config: PrepareConfig, left_out: list[str]) -> None:
+    """Print what lies in the corpus's folders and is not read."""
+    if left_out:
+        named = ", ".join(left_out[:_NAMED]) + (", …" if len(left_out) > _NAMED else "")
+        print(
+            f"prepare: note: {len(left_out):,} files or folders beside the corpus's are left out, "
+            f"hidden or not ending in {' '.join(config.corpus.suffixes)}: {named}"
         )
 
 

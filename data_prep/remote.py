@@ -45,19 +45,25 @@ def open_remote(path: str) -> BinaryIO:
         return cast(BinaryIO, io.BufferedReader(_Remote(path, filesystem.open(path, "rb")), _BUFFER_BYTES))
 
 
-def list_remote(named: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Return the URLs that a URL, a folder (walked for `suffixes`) or a glob stands for."""
+def list_remote(named: str) -> list[tuple[str, bool]]:
+    """Return the files that a URL, a folder or a glob stands for.
+
+    Each with whether it was named, or matched, itself; the others lie in folders that were.
+    """
     filesystem = _filesystem(named)
     with _one_line(f"{named} cannot be listed"):
         if named.startswith(("http://", "https://")):
-            found = [named]
-        elif glob.has_magic(named):
-            found = filesystem.glob(named)
-        elif filesystem.isdir(named):
-            found = [path for path in filesystem.find(named) if path.endswith(suffixes)]
+            return [(named, True)]
+        if glob.has_magic(named):
+            matches: dict[str, dict[str, Any]] = filesystem.glob(named, detail=True)
+            folders = [path for path, about in matches.items() if about["type"] == "directory"]
+            found = [(path, True) for path in matches if path not in folders]
         else:
-            found = [named] if filesystem.exists(named) else []
-    return [path if is_remote(path) else filesystem.unstrip_protocol(path) for path in found]
+            folders = [named] if filesystem.isdir(named) else []
+            found = [(named, True)] if not folders and filesystem.exists(named) else []
+        for folder in folders:  # some stores list a folder as an object that ends in /
+            found += [(path, False) for path in filesystem.find(folder) if not path.endswith("/")]
+    return [(path if is_remote(path) else filesystem.unstrip_protocol(path), own) for path, own in found]
 
 
 def size_and_version(path: str) -> tuple[int, str]:

@@ -31,10 +31,13 @@ def compression_of(path: str) -> str | None:
 
 
 def open_stored(path: str) -> BinaryIO:
-    """Return a file's bytes as they are stored, seekable."""
+    """Return a file's bytes as they are stored, seekable; raise DatasetError for one that may not be read."""
     if is_remote(path):
         return open_remote(path)
-    return Path(path).open("rb", buffering=_READ_BYTES)
+    try:
+        return Path(path).open("rb", buffering=_READ_BYTES)
+    except PermissionError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; mend that, or leave it out") from None
 
 
 def open_content(path: str) -> BinaryIO:

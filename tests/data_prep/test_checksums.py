@@ -22,7 +22,7 @@ from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
 from data_prep.plan import Settings, ValidationConfig, agreed_plan, spill_folder
 from data_prep.shuffle import map_unit
-from data_prep.sources import CorpusConfig
+from data_prep.sources import CorpusConfig, list_inputs
 from data_prep.streams import open_content
 from data_prep.tokenizer import load_tokenizer
 
@@ -87,7 +87,7 @@ def read_as_planned(path: Path, kind: str, folder: Path, checksums: Path | None)
     settings = Settings(
         corpus, FilterConfig(1, 1 << 20), packing, ValidationConfig(0.0), DecontaminationConfig(0.5)
     )
-    plan = agreed_plan(folder, settings)
+    plan = agreed_plan(folder, settings, list_inputs(corpus))
     spill_folder(folder).mkdir(exist_ok=True)
     for unit in range(len(plan.units)):
         map_unit(plan, folder, unit, load_tokenizer())

@@ -12,7 +12,7 @@ from corpora import as_jsonl, documents, hashes
 
 from conf.exits import DatasetError, Exit
 from data_prep import finalize, prepare
-from data_prep.sources import CorpusConfig, check_unchanged, list_inputs
+from data_prep.sources import CorpusConfig, check_unchanged, list_corpus, list_inputs
 
 Make = Callable[..., Path]
 Called = Callable[..., tuple[int, str]]
@@ -85,6 +85,25 @@ def test_a_bucket_is_a_corpus_and_another_takes_the_shards(
     for name in expected:
         assert store.cat_file(f"shards/web/{name}") == (output / name).read_bytes()
     finalize.main([f"output={output}", "put=s3://shards/web"])  # again: nothing to do
+
+
+def test_a_glob_walks_the_folders_that_it_matches(store: s3fs.S3FileSystem, make: Make, tmp_path: Path):
+    texts = documents(120)
+    expected = hashes(make([as_jsonl(tmp_path / "a.jsonl", texts)], name="local"))
+    for number, name in enumerate(("part1/a.jsonl", "part2/deep/b.JSONL", "part3.jsonl")):
+        store.put_file(str(as_jsonl(tmp_path / "part", texts[number::3])), f"corpus/web/{name}")
+    store.touch("corpus/web/part1/")  # the mark by which some tools keep an empty folder
+    store.pipe_file("corpus/web/part2/README.md", b"not of the corpus")
+    listing = list_corpus(
+        CorpusConfig(kind="jsonl", paths=["s3://corpus/web/part*"], suffixes=[".jsonl", ".ndjson"])
+    )
+    names = [known.path.removeprefix("s3://corpus/web/") for known in listing.inputs]
+    assert names == ["part1/a.jsonl", "part2/deep/b.JSONL", "part3.jsonl"]
+    assert listing.left_out == ["s3://corpus/web/part2/README.md"]
+    output = tmp_path / "remote"
+    prepare.main(["corpus=jsonl", "corpus.paths=['s3://corpus/web/part*']", f"output={output}", *SMALL])
+    finalize.main([f"output={output}"])
+    assert hashes(output) == expected
 
 
 def test_an_object_that_is_put_anew_is_noticed(store: s3fs.S3FileSystem):

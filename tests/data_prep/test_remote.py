@@ -30,12 +30,18 @@ def store() -> Iterator[fsspec.AbstractFileSystem]:
 def test_folders_globs_and_files_of_a_store_are_listed(store: fsspec.AbstractFileSystem):
     for name in ("b/a.txt", "b/c.md", "b/deep/d.txt.gz", "b/e.txt"):
         store.pipe(f"/{name}", b"x")
-    assert list_remote("memory://b", (".txt", ".txt.gz")) == [
-        f"memory:///b/{name}" for name in ("a.txt", "deep/d.txt.gz", "e.txt")
-    ]
-    assert list_remote("memory://b/*.txt", ()) == ["memory:///b/a.txt", "memory:///b/e.txt"]
-    assert list_remote("memory://b/c.md", ()) == ["memory://b/c.md"]
-    assert list_remote("memory://b/none", ()) == []
+    assert listed(list_remote("memory://b")) == {
+        f"memory:///b/{name}": False for name in ("a.txt", "c.md", "deep/d.txt.gz", "e.txt")
+    }
+    assert listed(list_remote("memory://b/*.txt")) == {"memory:///b/a.txt": True, "memory:///b/e.txt": True}
+    assert listed(list_remote("memory://b/d*")) == {"memory:///b/deep/d.txt.gz": False}
+    assert listed(list_remote("memory://b/c.md")) == {"memory://b/c.md": True}
+    assert list_remote("memory://b/none") == []
+
+
+def listed(found: list[tuple[str, bool]]) -> dict[str, bool]:
+    assert len(dict(found)) == len(found)
+    return dict(sorted(found))
 
 
 def test_a_corpus_in_a_store_gives_the_bytes_of_the_same_corpus_on_disk(

@@ -1,12 +1,18 @@
+import os
 import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conf import DIRECTORY, compose, typed
-from conf.exits import ConfigError, DatasetError
+from conf.exits import ConfigError, DatasetError, Exit
+from data_prep import prepare
 from data_prep.remote import is_remote
-from data_prep.sources import CorpusConfig, check_unchanged, list_inputs
+from data_prep.sources import CorpusConfig, check_unchanged, list_corpus, list_inputs
 
 
 def found(root: Path, *paths: str, suffixes: tuple[str, ...] = (".txt",)) -> list[str]:
@@ -36,6 +42,73 @@ def test_a_file_is_taken_as_named_and_once(root: Path):
 def test_globs_reach_into_folders(root: Path):
     assert found(root, "**/*.md") == ["c.md", "deep/e.md"]
     assert found(root, "de*") == ["deep/er/d.txt"]
+
+
+def test_links_to_folders_are_followed_and_each_folder_is_walked_once(root: Path, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "far").mkdir()
+    (elsewhere / "far/z.txt").write_text("z")
+    (elsewhere / "back").symlink_to(root)  # a loop
+    (root / "a-link").symlink_to(elsewhere)
+    (root / "b-link").symlink_to(elsewhere)
+    (root / "a-deep").symlink_to(root / "deep")
+    assert found(root, ".") == ["a-link/far/z.txt", "a.txt", "b.txt", "deep/er/d.txt"]
+
+
+def test_endings_are_compared_in_any_case(root: Path):
+    (root / "deep/G.TXT").write_text("g")
+    (root / "deep/H.Txt.GZ").write_text("h")
+    assert found(root, "deep", suffixes=(".Txt",)) == ["deep/G.TXT", "deep/H.Txt.GZ", "deep/er/d.txt"]
+
+
+def test_what_a_folder_holds_beside_the_corpus_is_told(root: Path, capsys: pytest.CaptureFixture[str]):
+    corpus = CorpusConfig(kind="text", paths=[str(root), str(root / "deep")], suffixes=[".txt"])
+    left_out = [f"{root}/{name}" for name in (".hidden.txt", "c.md", "deep/.git/", "deep/e.md")]
+    assert list_corpus(corpus).left_out == left_out
+    assert list_corpus(replace(corpus, paths=[*corpus.paths, str(root / "c.md")])).left_out == [
+        left_out[0],
+        *left_out[2:],
+    ]
+    prepare.main(["corpus=text", f"corpus.paths=[{root}]", "corpus.suffixes=[.txt]", f"output={root}/.data"])
+    assert (
+        "note: 4 files or folders beside the corpus's are left out, hidden or not ending in .txt: "
+        f"{', '.join(left_out[:3])}, …\n"
+    ) in capsys.readouterr().out
+
+
+@pytest.fixture
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield a corpus of which a plain user, as whom the test goes on, may not read all."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    for name in ("a.txt", "file/b.txt", "folder/c.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "output").mkdir()
+    for name, mode in (("", 0o755), ("file/b.txt", 0), ("folder", 0), ("output", 0o777)):
+        (folder / name).chmod(mode)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # nobody: root may read whatever it likes
+    yield folder
+    os.seteuid(user)
+    (folder / "folder").chmod(0o700)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("paths", ["", "*", "**/*.txt", "*/*.txt", "folder", "folder/c.txt", "file"])
+def test_what_cannot_be_read_is_one_line(paths: str, locked: Path, exit_line: Callable[..., tuple[int, str]]):
+    code, line = exit_line(
+        "prepare", "corpus=text", f"corpus.paths=['{locked}/{paths}']", f"output={locked}/output/data"
+    )
+    assert (code, line.count("\n")) == (Exit.DATASET, 1), line
+    assert f"{locked}/{'file/b.txt' if paths == 'file' else 'folder'}" in line
+    assert "Permission denied" in line
+
+
+def test_a_link_that_leads_nowhere_is_one_line(root: Path):
+    (root / "deep/f.txt").symlink_to("none")
+    with pytest.raises(DatasetError, match=r"deep/f\.txt cannot be read: No such file"):
+        found(root, ".")
 
 
 def test_a_name_with_the_signs_of_a_glob_is_a_file_if_there_is_one(root: Path):
@@ -99,7 +172,9 @@ def test_the_hub_is_asked_for_what_a_preset_names(monkeypatch: pytest.MonkeyPatc
         return {"size": 10, "blob_id": "abc"}
 
     monkeypatch.setattr(
-        HfFileSystem, "glob", lambda self, pattern, **options: asked.append(pattern) or [name]
+        HfFileSystem,
+        "glob",
+        lambda self, pattern, **options: asked.append(pattern) or {name: {"type": "file"}},
     )
     monkeypatch.setattr(HfFileSystem, "info", info)
     corpus = typed(CorpusConfig, compose("prepare", ["corpus=tinystories", "output=x"]).corpus)
