@@ -105,6 +105,15 @@ def test_what_cannot_be_read_is_one_line(paths: str, locked: Path, exit_line: Ca
     assert "Permission denied" in line
 
 
+def test_an_output_that_may_not_be_written_is_one_line(
+    locked: Path, exit_line: Callable[..., tuple[int, str]]
+):
+    code, line = exit_line("prepare", "corpus=text", f"corpus.paths=[{locked}/a.txt]", f"output={locked}")
+    assert (code, line.count("\n")) == (Exit.CONFIG, 1), line
+    assert f"{locked}/" in line
+    assert "Permission denied" in line
+
+
 def test_a_link_that_leads_nowhere_is_one_line(root: Path):
     (root / "deep/f.txt").symlink_to("none")
     with pytest.raises(DatasetError, match=r"deep/f\.txt cannot be read: No such file"):
