@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from conf.exits import DatasetError
 from data_prep.counts import Drop
 from data_prep.sources import CorpusConfig
-from data_prep.streams import compression_of, open_content, open_seekable
+from data_prep.streams import compression_of, open_content, open_seekable, open_stored
 
 # Rows that a Parquet reader decodes at a time.
 _BATCH_ROWS = 1024
@@ -61,9 +61,11 @@ def read_documents(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[D
     elif corpus.kind == "json":
         yield from _json_array(piece, corpus, limit)
     elif corpus.document_start is None:
-        yield from _parquet_rows(piece, corpus)
+        for value in _parquet_values(piece, corpus):
+            yield Drop.EMPTY if value is None else _decoded(value, corpus.errors, piece.path)
     else:
-        yield from _joined(_parquet_rows(piece, corpus), re.compile(corpus.document_start))
+        for content in _joined(_parquet_values(piece, corpus), re.compile(corpus.document_start)):
+            yield _decoded(content, corpus.errors, piece.path)
 
 
 def parquet_groups(path: str, text_key: str) -> list[int]:
@@ -103,8 +105,9 @@ def _text_file(piece: Piece, corpus: CorpusConfig, limit: int) -> Document | Dro
 
 def _json_lines(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[Document | Drop]:
     """Yield the documents of the lines that begin in the piece's byte range; a packed file is one piece."""
-    with open_content(piece.path) as file:
-        start = piece.start
+    start = piece.start
+    # Whoever reads the beginning looks whether the content is what the name says.
+    with open_stored(piece.path) if start else open_content(piece.path) as file:
         if start:
             file.seek(start - 1)
             start += _skip_line(file) - 1
@@ -201,8 +204,8 @@ def _place(path: str, start: int) -> str:
     return f"{path}:{lines}"
 
 
-def _parquet_rows(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Drop]:
-    """Yield the documents of the row groups [start, stop)."""
+def _parquet_values(piece: Piece, corpus: CorpusConfig) -> Iterator[bytes | None]:
+    """Yield the texts of the rows of the row groups [start, stop)."""
     groups = list(range(piece.start, piece.stop))
     try:
         with (
@@ -210,8 +213,7 @@ def _parquet_rows(piece: Piece, corpus: CorpusConfig) -> Iterator[Document | Dro
             pq.ParquetFile(stored, page_checksum_verification=True) as file,
         ):
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[corpus.text_key]):
-                for value in batch.column(0).cast(pa.large_binary()).to_pylist():
-                    yield Drop.EMPTY if value is None else _decoded(value, corpus.errors, piece.path)
+                yield from batch.column(0).cast(pa.large_binary()).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{piece.path} cannot be read as Parquet: {_one_line(error)}") from error
 
@@ -220,18 +222,20 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _joined(rows: Iterable[Document | Drop], start: re.Pattern[str]) -> Iterator[Document | Drop]:
-    """Yield documents made of a row that matches `start` and the rows up to the next such row."""
-    texts: list[str] = []
+def _joined(rows: Iterable[bytes | None], start: re.Pattern[str]) -> Iterator[bytes]:
+    """Yield documents made of a row that matches `start` and the rows up to the next such row.
+
+    They are decoded as a whole, so that a row which is no UTF-8 costs its document, and that is counted.
+    """
+    parts: list[bytes] = []
     for row in rows:
-        if isinstance(row, Drop):
-            continue
-        if start.match(row.text) and any(texts):
-            yield Document("".join(texts), "".join(texts).encode())
-            texts = []
-        texts.append(row.text)
-    if any(texts):
-        yield Document("".join(texts), "".join(texts).encode())
+        content = row or b""
+        if start.match(content.decode("utf-8", "replace")) and any(parts):
+            yield b"".join(parts)
+            parts = []
+        parts.append(content)
+    if any(parts):
+        yield b"".join(parts)
 
 
 def _decoded(content: bytes, errors: str, path: str, start: int = 0) -> Document | Drop:

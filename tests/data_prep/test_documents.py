@@ -184,3 +184,26 @@ def test_rows_that_are_lines_are_joined_to_documents(tmp_path: Path):
     start = compose("prepare", ["corpus=wikitext103", "output=x"]).corpus.document_start
     found = read(tmp_path / "a.parquet", "parquet", 0, 3, document_start=start)
     assert found == [" = One = \n text \n = = Part = = \n more \n", " = Two = \n end \n"]
+
+
+def test_a_row_that_is_no_utf8_costs_its_document_and_a_row_of_nothing_costs_none(tmp_path: Path):
+    rows = [
+        b" = One = \n",
+        b" \xff \n",
+        None,
+        b" = Two = \n",
+        None,
+        b" na\xc3",
+        b"\xafve \n",
+        b" = \xff = \n",
+    ]
+    pq.write_table(pa.table({"text": pa.array(rows, pa.binary())}), tmp_path / "a.parquet")
+
+    def found(errors: str) -> list:
+        document_start = "^ = [^=].* = $"
+        return read(tmp_path / "a.parquet", "parquet", 0, 1, document_start=document_start, errors=errors)
+
+    assert found("drop") == [Drop.UNDECODABLE, " = Two = \n naïve \n", Drop.UNDECODABLE]
+    assert found("replace")[0] == " = One = \n \ufffd \n"
+    with pytest.raises(DatasetError, match=r"a\.parquet: byte 11 is not UTF-8"):
+        found("strict")
