@@ -11,12 +11,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from conf.exits import ConfigError, DatasetError
-from data_prep.streams import COMPRESSIONS, open_content
+from data_prep.streams import compression_of, name_of, open_content
 
 WORDS = 8
 
@@ -164,7 +163,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def _texts(path: str) -> Iterator[str]:
     """Yield the texts of an evaluation set: every string of a JSON file, or a text file whole."""
-    stem = path[: -len(Path(path).suffix)] if Path(path).suffix in COMPRESSIONS else path
+    name = name_of(path)
+    stem = (name if compression_of(path) is None else name.rpartition(".")[0]).lower()
     try:
         with open_content(path) as file:
             if stem.endswith((".jsonl", ".ndjson")):

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -20,6 +21,14 @@ from conf.exits import DatasetError
 from data_prep.remote import is_remote, open_remote
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
+# How files of each begin (RFC 1952, 8878; the formats' own descriptions): three of them are no UTF-8 either.
+_MAGIC = {
+    b"\x1f\x8b\x08": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\0": "xz",
+    **{b"BZh%d1AY&SY" % level: "bz2" for level in range(1, 10)},
+}
+_LONGEST_MAGIC = max(map(len, _MAGIC))
 # No text is packed tighter; deflate itself ends at 1032. A bomb is refused before it costs time.
 _LARGEST_RATIO = 1000
 _READ_BYTES = 1 << 18
@@ -27,7 +36,12 @@ _READ_BYTES = 1 << 18
 
 def compression_of(path: str) -> str | None:
     """Return how a file is compressed, by the end of its name, or None."""
-    return COMPRESSIONS.get(Path(path).suffix.lower())
+    return COMPRESSIONS.get(Path(name_of(path)).suffix.lower())
+
+
+def name_of(path: str) -> str:
+    """Return a path without what follows the name of the file in a web address: "?signature=…"."""
+    return urlsplit(path).path if path.startswith(("http://", "https://")) else path
 
 
 def open_stored(path: str) -> BinaryIO:
@@ -43,12 +57,27 @@ def open_stored(path: str) -> BinaryIO:
 def open_content(path: str) -> BinaryIO:
     """Return a file's bytes, decompressed if its name says that it is compressed.
 
-    Reading raises DatasetError, naming the file, if it is damaged, truncated or a bomb.
+    Raises DatasetError, naming the file, if only its content says so. Reading does if it is damaged,
+    truncated or a bomb.
     """
     compression = compression_of(path)
     if compression is None:
-        return open_stored(path)
+        return _uncompressed(path)
     return cast(BinaryIO, io.BufferedReader(_Decompressed(path, compression), _READ_BYTES))
+
+
+def _uncompressed(path: str) -> BinaryIO:
+    with contextlib.ExitStack() as until_looked_at:
+        file = until_looked_at.enter_context(open_stored(path))
+        first = cast(io.BufferedReader, file).peek(_LONGEST_MAGIC)[:_LONGEST_MAGIC]
+        for magic, compression in _MAGIC.items():
+            if first.startswith(magic):
+                endings = " or ".join(end for end, known in COMPRESSIONS.items() if known == compression)
+                raise DatasetError(
+                    f"{path} is a {compression} file, though its name does not end in {endings}; rename it"
+                )
+        until_looked_at.pop_all()  # the caller closes it
+    return file
 
 
 def open_seekable(path: str) -> BinaryIO:

@@ -130,3 +130,16 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(ending: str, tmp_path: Pat
 def test_the_name_says_how_a_file_is_compressed():
     names = ["a.txt", "a.txt.GZ", "a.jsonl.zst", "s3://bucket/a.parquet.xz", "a.bz2", "gz"]
     assert [compression_of(name) for name in names] == [None, "gzip", "zstd", "xz", "bz2", None]
+    assert compression_of("https://host/a.jsonl.gz?name=b.txt&signature=x.zst#y.xz") == "gzip"
+    assert compression_of("https://host/get?name=a.gz") is None
+    assert compression_of("s3://bucket/a?b.gz") == compression_of("/data/a?b.gz") == "gzip"
+
+
+@FORMATS
+def test_a_packed_file_that_is_named_as_a_plain_one_is_refused(ending: str, text: bytes, tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(PACK[ending](text))
+    with pytest.raises(DatasetError, match=rf"a\.jsonl is a .* file, .* \.{ending}"):
+        read(tmp_path / "a.jsonl")
+    for plain in (PACK[ending](text)[:2], b"BZh9 is no magic", b""):
+        (tmp_path / "a.jsonl").write_bytes(plain)
+        assert read(tmp_path / "a.jsonl") == plain
