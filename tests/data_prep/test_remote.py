@@ -1,6 +1,9 @@
+import contextlib
 import functools
+import gzip
 import http.server
 import importlib.util
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,7 +107,24 @@ def test_a_scheme_that_nothing_opens_is_a_mistake_of_the_user():
     assert caught.value.code == Exit.CONFIG
 
 
-class RangeHandler(http.server.SimpleHTTPRequestHandler):
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Python's own web server, which tells no ETag."""
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def served(folder: Path, handler: type[QuietHandler]) -> Iterator[str]:
+    """Serve a folder; yield the address."""
+    request = functools.partial(handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), request) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class RangeHandler(QuietHandler):
     """A web server that answers range requests, as those that carry corpora do."""
 
     def do_GET(self):
@@ -128,23 +148,31 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(size))
         self.end_headers()
 
-    def log_message(self, *_):
-        """Say nothing."""
-
 
 @pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="fsspec needs aiohttp for https://")
 def test_a_web_server_is_a_source(make: Make, tmp_path: Path):
     path = as_jsonl(tmp_path / "a.jsonl", documents(100))
-    expected = hashes(make([path], name="local"))
-    handler = functools.partial(RangeHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/a.jsonl"
-        output = tmp_path / "remote"
-        prepare.main(["corpus=jsonl", f"corpus.paths=['{url}']", f"output={output}", *SMALL])
-        server.shutdown()
-    finalize.main([f"output={output}"])
-    assert hashes(output) == expected
+    packed = tmp_path / "b.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    with served(tmp_path, RangeHandler) as address:
+        for source, name in ((path, "a.jsonl"), (packed, "b.jsonl.gz?signature=a.b&expires=1")):
+            expected = hashes(make([source], name=f"local-{source.name}"))
+            output = tmp_path / f"remote-{source.name}"
+            prepare.main(["corpus=jsonl", f"corpus.paths=['{address}/{name}']", f"output={output}", *SMALL])
+            finalize.main([f"output={output}"])
+            assert hashes(output) == expected
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="fsspec needs aiohttp for https://")
+def test_a_file_of_a_server_without_tags_that_changes_is_noticed(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("old")
+    os.utime(tmp_path / "a.txt", (1_000_000_000, 1_000_000_000))
+    with served(tmp_path, QuietHandler) as address:
+        (known,) = list_inputs(CorpusConfig(kind="text", paths=[f"{address}/a.txt"]))
+        check_unchanged(known)
+        (tmp_path / "a.txt").write_text("new")
+        with pytest.raises(DatasetError, match="changed since"):
+            check_unchanged(known)
 
 
 @pytest.mark.parametrize(
