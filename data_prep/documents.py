@@ -16,8 +16,11 @@ from data_prep.counts import Drop
 from data_prep.sources import CorpusConfig
 from data_prep.streams import compression_of, open_content, open_seekable, open_stored
 
-# Rows that a Parquet reader decodes at a time.
-_BATCH_ROWS = 1024
+# Rows that a Parquet reader decodes at a time: few enough to hold about so much text.
+_MOST_BATCH_ROWS = 1024
+_BATCH_BYTES = 1 << 22
+# Of a row group, which may be hundreds of MB, so much is read at a time.
+_PARQUET_BUFFER_BYTES = 1 << 20
 _SKIP_BYTES = 1 << 20
 _LARGEST_JSON = 1 << 28  # a JSON array is held in memory whole
 # A line is held whole, too; one of plain letters with one emoji takes four bytes a letter once decoded.
@@ -210,12 +213,22 @@ def _parquet_values(piece: Piece, corpus: CorpusConfig) -> Iterator[bytes | None
     try:
         with (
             open_seekable(piece.path) as stored,
-            pq.ParquetFile(stored, page_checksum_verification=True) as file,
+            pq.ParquetFile(
+                stored, buffer_size=_PARQUET_BUFFER_BYTES, page_checksum_verification=True
+            ) as file,
         ):
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[corpus.text_key]):
+            rows = _batch_rows(file.metadata, groups)
+            for batch in file.iter_batches(rows, row_groups=groups, columns=[corpus.text_key]):
                 yield from batch.column(0).cast(pa.large_binary()).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{piece.path} cannot be read as Parquet: {_one_line(error)}") from error
+
+
+def _batch_rows(metadata: pq.FileMetaData, groups: list[int]) -> int:
+    """Return how many rows of some row groups are about `_BATCH_BYTES`, all columns counted."""
+    described = [metadata.row_group(group) for group in groups]
+    rows, size = (sum(g.num_rows for g in described), sum(g.total_byte_size for g in described))
+    return min(max(1, _BATCH_BYTES * rows // max(1, size)), _MOST_BATCH_ROWS)
 
 
 def _one_line(error: Exception) -> str:

@@ -58,28 +58,27 @@ def map_unit(plan: Plan, output: Path, unit: int, encoder: Encoder) -> Marker:
     with lease(folder / f"unit-{unit:06d}.lock", f"unit {unit} of {output}"):
         if marker := unit_marker(plan, output, unit):
             return marker
-        documents = _Unit(plan, encoder)
-        for known, piece in plan.pieces(unit):
-            check_unchanged(known)
-            if known.sha256 and piece.start == 0:  # each file once: by the unit that has its beginning
-                check_hash(known.path, known.sha256)
-            for document in read_documents(piece, plan.corpus, plan.filters.max_bytes):
-                documents.add(document)
-            check_unchanged(known)
-        return documents.spill.write(
-            folder, unit, plan=plan.digest, counts=documents.counts, overlap=documents.overlap.record()
-        )
+        with Spill(plan.routing.buckets, folder) as spill:
+            documents = _Unit(plan, encoder, spill)
+            for known, piece in plan.pieces(unit):
+                check_unchanged(known)
+                if known.sha256 and piece.start == 0:  # each file once: by the unit that has its beginning
+                    check_hash(known.path, known.sha256)
+                for document in read_documents(piece, plan.corpus, plan.filters.max_bytes):
+                    documents.add(document)
+                check_unchanged(known)
+            overlap = documents.overlap.record()
+            return spill.write(unit, plan=plan.digest, counts=documents.counts, overlap=overlap)
 
 
 class _Unit:
     """The documents of a unit on their way into its spill."""
 
-    def __init__(self, plan: Plan, encoder: Encoder):
-        self._plan, self._encoder = plan, encoder
+    def __init__(self, plan: Plan, encoder: Encoder, spill: Spill):
+        self._plan, self._encoder, self._spill = plan, encoder, spill
         self._filters, self._drop_above = plan.filters, plan.drop_above
         self._evaluation = load_evaluation(plan.evaluation)
-        self.spill, self.counts = Spill(plan.routing.buckets), Counts()
-        self.overlap = Overlap(self._evaluation)
+        self.counts, self.overlap = Counts(), Overlap(self._evaluation)
 
     def add(self, document: Document | Drop) -> None:
         """Put a document into the spill, or count why not."""
@@ -90,7 +89,7 @@ class _Unit:
         else:
             tokens = self._encoder.encode_array(document.text)
             text = hash_of(document.utf8)
-            self.spill.add(self._plan.routing.bucket(text), text, len(document.utf8), tokens)
+            self._spill.add(self._plan.routing.bucket(text), text, len(document.utf8), tokens)
             self.counts.keep(len(document.utf8), len(tokens))
 
     def _contamination(self, document: Document) -> Drop | None:

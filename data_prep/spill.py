@@ -8,13 +8,15 @@ exactly what it reads. The unit is finished when its marker, which holds the tab
 """
 
 import hashlib
+import itertools
 import json
 import os
+import tempfile
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 
@@ -26,6 +28,11 @@ from data_prep.routing import TextHash
 
 SECTION = np.dtype([("offset", "<u8"), ("documents", "<u8"), ("tokens", "<u8"), ("digest", "S32")])
 RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u8"), ("text_bytes", "<u8")])
+
+# What is held in memory of a unit before it goes to disk: a packed file of any size is one unit.
+_HELD_BYTES = 1 << 26
+_STRETCH_BYTES = 1 << 20
+_RECORDS, _TOKENS = 0, 1  # the two parts of a section
 
 
 @dataclass(frozen=True)
@@ -48,31 +55,44 @@ class Section:
 
 
 class Spill:
-    """The documents of a unit, gathered in memory until they are written."""
+    """The documents of a unit until they are written: in memory, and beyond `_HELD_BYTES` on disk."""
 
-    def __init__(self, buckets: int):
-        # The numbers of each bucket's RECORDs; flat, as millions of tuples would keep the collector busy.
-        self._records = [array("Q") for _ in range(buckets)]
-        self._tokens: list[list[np.ndarray]] = [[] for _ in range(buckets)]
+    def __init__(self, buckets: int, folder: Path):
+        self._buckets, self._folder = buckets, folder
+        self._file: BinaryIO | None = None  # without a name: nothing of it is left when the process dies
+        self._bounds: list[np.ndarray] = []  # for each flush: where in the file each bucket's two parts begin
+        self._hold_nothing()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def add(self, bucket: int, text: TextHash, text_bytes: int, tokens: np.ndarray) -> None:
         """Put one document into its bucket."""
         self._records[bucket].extend((text.high, text.low, len(tokens), text_bytes))
-        self._tokens[bucket].append(tokens)
+        self._tokens[bucket] += tokens.astype(DTYPE, copy=False).data.cast("B")
+        self._held += RECORD.itemsize + tokens.nbytes
+        if self._held > _HELD_BYTES:
+            self._flush()
 
-    def write(self, folder: Path, unit: int, *, plan: str, counts: Counts, overlap: str = "") -> Marker:
+    def write(self, unit: int, *, plan: str, counts: Counts, overlap: str = "") -> Marker:
         """Write the spill file, then its marker; return the marker."""
-        table = np.zeros(len(self._records), SECTION)
+        folder, table = self._folder, np.zeros(self._buckets, SECTION)
         offset = table.nbytes
         with replacing(spill_path(folder, unit)) as file:
             file.seek(offset)
-            for bucket, (records, documents) in enumerate(zip(self._records, self._tokens, strict=True)):
-                tokens = sum(map(len, documents))
-                content = _section_bytes(records, documents)
-                digest = _digest(f"{plan} {unit} {bucket} {offset} {len(documents)} {tokens}", content)
-                table[bucket] = (offset, len(documents), tokens, digest)
-                file.write(content)
-                offset += len(content)
+            for bucket in range(self._buckets):
+                size = [self._part_bytes(bucket, part) for part in (_RECORDS, _TOKENS)]
+                documents, tokens = size[_RECORDS] // RECORD.itemsize, size[_TOKENS] // DTYPE.itemsize
+                digest = _digest(f"{plan} {unit} {bucket} {offset} {documents} {tokens}")
+                for content in itertools.chain(self._part(bucket, _RECORDS), self._part(bucket, _TOKENS)):
+                    digest.update(content)
+                    file.write(content)
+                table[bucket] = (offset, documents, tokens, _digits(digest))
+                offset += sum(size)
             file.seek(0)
             file.write(table.tobytes())
         marker = Marker(plan, offset, hashlib.sha256(table.tobytes()).hexdigest(), counts, overlap)
@@ -85,6 +105,40 @@ class Spill:
         }
         publish(marker_path(folder, unit), json.dumps(record, sort_keys=True).encode())
         return marker
+
+    def _hold_nothing(self) -> None:
+        # The numbers of each bucket's RECORDs, and its tokens; flat, as millions of objects would keep the
+        # collector busy.
+        self._records = [array("Q") for _ in range(self._buckets)]
+        self._tokens = [bytearray() for _ in range(self._buckets)]
+        self._held = 0
+
+    def _flush(self) -> None:
+        """Move what is held behind what lies in the file."""
+        if self._file is None:
+            self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115  __exit__ closes it
+        bounds = [self._file.tell()]
+        for records, tokens in zip(self._records, self._tokens, strict=True):
+            bounds.append(bounds[-1] + self._file.write(_little_endian(records)))
+            bounds.append(bounds[-1] + self._file.write(tokens))
+        self._bounds.append(np.array(bounds, np.int64))
+        self._file.flush()
+        self._hold_nothing()
+
+    def _part_bytes(self, bucket: int, part: int) -> int:
+        place = 2 * bucket + part
+        held = (self._records[bucket], self._tokens[bucket])[part]
+        return len(memoryview(held).cast("B")) + sum(
+            int(bounds[place + 1] - bounds[place]) for bounds in self._bounds
+        )
+
+    def _part(self, bucket: int, part: int) -> Iterator[bytes | bytearray | memoryview]:
+        """Yield a bucket's records or its tokens, in the order in which they came."""
+        for bounds in self._bounds:
+            assert self._file is not None
+            start, stop = bounds[2 * bucket + part : 2 * bucket + part + 2].tolist()
+            yield from _stretches(self._file.fileno(), start, stop)
+        yield _little_endian(self._records[bucket]) if part == _RECORDS else self._tokens[bucket]
 
 
 def read_marker(folder: Path, unit: int, plan: str) -> Marker | None:
@@ -102,13 +156,16 @@ def is_whole(folder: Path, unit: int, marker: Marker, buckets: int) -> bool:
     path = spill_path(folder, unit)
     if not path.exists() or path.stat().st_size != marker.bytes:
         return False
-    if hashlib.sha256(_table(path, buckets).tobytes()).hexdigest() != marker.sha256:
+    table = _table(path, buckets)
+    if hashlib.sha256(table.tobytes()).hexdigest() != marker.sha256:
         return False
-    try:
-        for bucket in range(buckets):
-            read_section(folder, unit, bucket, plan=marker.plan)
-    except CorruptError:
-        return False
+    with path.open("rb", buffering=0) as file:
+        for bucket, (offset, documents, tokens, expected) in enumerate(table.tolist()):
+            digest = _digest(f"{marker.plan} {unit} {bucket} {offset} {documents} {tokens}")
+            for content in _stretches(file.fileno(), offset, offset + _length(documents, tokens)):
+                digest.update(content)
+            if _digits(digest) != expected:
+                return False
     return True
 
 
@@ -131,7 +188,9 @@ def read_section(folder: Path, unit: int, bucket: int, *, plan: str) -> Section:
         content = read_exactly(descriptor, length, offset)
     finally:
         os.close(descriptor)
-    if _digest(f"{plan} {unit} {bucket} {offset} {documents} {tokens}", content) != digest:
+    found = _digest(f"{plan} {unit} {bucket} {offset} {documents} {tokens}")
+    found.update(content)
+    if _digits(found) != digest:
         raise _damaged(path)
     records = np.frombuffer(content, RECORD, documents)
     return Section(records, np.frombuffer(content, DTYPE, tokens, records_length))
@@ -166,15 +225,22 @@ def _length(documents: int, tokens: int) -> int:
     return documents * RECORD.itemsize + tokens * DTYPE.itemsize
 
 
-def _section_bytes(records: array, documents: list[np.ndarray]) -> bytes:
-    numbers = np.array(records, "<u8")
-    return b"".join([numbers.data, *(tokens.astype(DTYPE, copy=False).data for tokens in documents)])
+def _stretches(descriptor: int, start: int, stop: int) -> Iterator[bytearray]:
+    """Yield the bytes of a file from `start` to `stop`, a bounded part at a time; fewer if it is shorter."""
+    for offset in range(start, stop, _STRETCH_BYTES):
+        yield read_exactly(descriptor, min(_STRETCH_BYTES, stop - offset), offset)
 
 
-def _digest(place: str, content: bytes | bytearray) -> bytes:
-    """Return 32 hexadecimal digits that bind a section's bytes to its place."""
-    digest = hashlib.sha256(f"{place}\n".encode())
-    digest.update(content)
+def _little_endian(records: array) -> memoryview:
+    return np.array(records, "<u8").data.cast("B")
+
+
+def _digest(place: str) -> "hashlib._Hash":
+    """Return the hash that binds a section's bytes to its place, before it has seen them."""
+    return hashlib.sha256(f"{place}\n".encode())
+
+
+def _digits(digest: "hashlib._Hash") -> bytes:
     return digest.hexdigest()[:32].encode()
 
 

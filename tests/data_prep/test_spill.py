@@ -1,8 +1,12 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import data_prep.spill
 from conf.exits import CorruptError
 from data_prep.counts import Counts
 from data_prep.routing import TextHash
@@ -11,13 +15,46 @@ from data_prep.spill import Spill, documents_per_bucket, is_whole, read_marker, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    spill, counts = Spill(4), Counts()
-    for bucket, number in ((2, 1), (0, 2), (2, 3), (0, 0)):
-        tokens = np.full(number, number, np.uint16)
-        spill.add(bucket, TextHash(2**64 - number - 1, number), 10 * number, tokens)
-        counts.keep(10 * number, number)
-    spill.write(tmp_path, 7, plan="plan", counts=counts)
+    counts = Counts()
+    with Spill(4, tmp_path) as spill:
+        for bucket, number in ((2, 1), (0, 2), (2, 3), (0, 0)):
+            tokens = np.full(number, number, np.uint16)
+            spill.add(bucket, TextHash(2**64 - number - 1, number), 10 * number, tokens)
+            counts.keep(10 * number, number)
+        spill.write(7, plan="plan", counts=counts)
     return tmp_path
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), max_size=30), st.integers(0, 500))
+@settings(max_examples=60, deadline=None)
+def test_what_went_to_disk_in_between_changes_no_byte(
+    tmp_path_factory: pytest.TempPathFactory, documents: list[tuple[int, int]], held_bytes: int
+):
+    contents = []
+    for bound in (1 << 26, held_bytes):
+        folder = tmp_path_factory.mktemp("spill")
+        with pytest.MonkeyPatch.context() as patch, Spill(4, folder) as spill:
+            patch.setattr(data_prep.spill, "_HELD_BYTES", bound)
+            for number, (bucket, length) in enumerate(documents):
+                tokens = np.arange(number, number + length, dtype=np.uint16)
+                spill.add(bucket, TextHash(number, number), length, tokens)
+            spill.write(3, plan="plan", counts=Counts())
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert contents[0] == contents[1]
+
+
+def test_a_unit_of_any_size_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(data_prep.spill, "_HELD_BYTES", 1 << 21)
+    document = np.arange(1 << 15, dtype=np.uint16)
+    tracemalloc.start()
+    with Spill(2, tmp_path) as spill:
+        for number in range(600):
+            spill.add(number % 2, TextHash(number, number), 100, document)
+        marker = spill.write(0, plan="plan", counts=Counts())
+        assert is_whole(tmp_path, 0, marker, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert marker.bytes > 600 * document.nbytes > 8 * peak
 
 
 def test_a_bucket_is_read_as_it_was_written(folder: Path):
