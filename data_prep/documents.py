@@ -214,7 +214,10 @@ def _parquet_values(piece: Piece, corpus: CorpusConfig) -> Iterator[bytes | None
         with (
             open_seekable(piece.path) as stored,
             pq.ParquetFile(
-                stored, buffer_size=_PARQUET_BUFFER_BYTES, page_checksum_verification=True
+                stored,
+                buffer_size=_PARQUET_BUFFER_BYTES,
+                pre_buffer=False,  # it would hold the column of a whole row group, however large
+                page_checksum_verification=True,
             ) as file,
         ):
             rows = _batch_rows(file.metadata, groups)

@@ -1,5 +1,6 @@
 """Many processes at once, tasks killed at random, documents larger than a worker's memory."""
 
+import gzip
 import json
 import random
 import signal
@@ -8,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora import as_jsonl, documents, hashes
 
@@ -77,6 +80,26 @@ sys.exit(code)
 """
 
 
+def peak_mib(*overrides: str) -> float:
+    """Return the peak memory of `data_prep.prepare`."""
+    # Measured by a small process in between: the kernel counts the memory of whoever starts a program too.
+    command = [sys.executable, "-c", _MEASURED, sys.executable, "-m", "data_prep.prepare", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == Exit.OK, done.stderr
+    return int(done.stdout.split()[-1]) / 1024
+
+
+def test_neither_a_row_group_nor_a_packed_file_is_held_whole(tmp_path: Path):
+    text = " ".join(documents(100))[:20_000]
+    texts = ["short"] + [f"{number} {text}" for number in range(12_000)]  # too long: it is read, no more
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", compression=None, use_dictionary=False)
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", compresslevel=1) as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    for kind, name in (("parquet", "a.parquet"), ("jsonl", "a.jsonl.gz")):
+        place = [f"corpus.paths=[{tmp_path}/{name}]", f"output={tmp_path}/{kind}"]
+        assert peak_mib(f"corpus={kind}", *place, "workers=1", "filters.max_bytes=1000") < 300
+
+
 def test_a_line_of_200_mb_costs_no_more_memory_than_the_limit_on_documents(tmp_path: Path):
     text = " ".join(documents(200))
     with (tmp_path / "a.jsonl").open("w") as file:
@@ -84,11 +107,7 @@ def test_a_line_of_200_mb_costs_no_more_memory_than_the_limit_on_documents(tmp_p
         file.write('{"text": "' + "long " * 40_000_000 + '"}\n')
         file.write(json.dumps({"text": "short"}) + "\n")
     overrides = ["corpus=jsonl", f"corpus.paths=[{tmp_path}/a.jsonl]", f"output={tmp_path}/data", "workers=1"]
-    # Measured by a small process in between: the kernel counts the memory of whoever starts a program too.
-    command = [sys.executable, "-c", _MEASURED, sys.executable, "-m", "data_prep.prepare", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == Exit.OK, done.stderr
-    assert int(done.stdout.split()[-1]) < 1 << 20  # KiB: 1 GiB
+    assert peak_mib(*overrides) < 1024
     finalize.main([f"output={tmp_path}/data"])
     counts = read_index(tmp_path / "data").counts
     assert (counts["documents_kept"], counts["documents_dropped"]) == (2, {"line_too_long": 1})
