@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,7 @@ from conf.exits import Exit
 from data_prep import finalize, prepare
 from data_prep.lock import lease
 from data_prep.plan import read_plan
-from data_prep.shards import read_index
+from data_prep.shards import Split, read_block, read_index
 
 SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1", "workers=1"]
 Make = Callable[..., Path]
@@ -94,7 +95,7 @@ def test_the_same_text_gives_the_same_shards_from_every_format_and_compression(m
         for ending, packed in pack.items():
             named = path.with_name(path.name + ending)
             named.write_bytes(packed(path.read_bytes()))
-            # One shard: the number of shards comes from the bytes of input.
+            # One shard: how many there are is decided by the files' sizes, before any is read.
             output = make([named], "packing.shard_tokens=67108864", name=f"{kind}{ending}", kind=kind)
             found[f"{kind}{ending}"] = {k: v for k, v in hashes(output).items() if k != "index.json"}
     (tmp_path / "text").mkdir()
@@ -105,6 +106,34 @@ def test_the_same_text_gives_the_same_shards_from_every_format_and_compression(m
     expected = {name: sha for name, sha in hashes(output).items() if name != "index.json"}
     assert len(expected) == 2
     assert found == dict.fromkeys(found, expected)
+
+
+def test_the_same_text_is_split_alike_from_every_format_however_many_shards_it_makes(
+    make: Make, tmp_path: Path
+):
+    texts = documents(600)
+    jsonl = as_jsonl(tmp_path / "a.jsonl", texts)
+    packed, parquet = tmp_path / "a.jsonl.gz", tmp_path / "a.parquet"
+    packed.write_bytes(gzip.compress(jsonl.read_bytes()))
+    pq.write_table(pa.table({"text": texts}), parquet, row_group_size=70)
+    found = {}
+    for path in (jsonl, packed, parquet):
+        output = make([path], name=f"data-{path.name}", kind="parquet" if path is parquet else "jsonl")
+        splits = read_index(output).splits
+        found[path.name] = {name: _documents_of(output, split) for name, split in splits.items()}
+        assert len(splits["train"].shards) > 5
+    assert sum(map(len, found["a.jsonl"].values())) == 600
+    assert found["a.jsonl.gz"] == found["a.parquet"] == found["a.jsonl"]
+
+
+def _documents_of(output: Path, split: Split) -> list[list[int]]:
+    """Return the tokens of the documents of a split, sorted."""
+    found: list[list[int]] = []
+    for shard in split.shards:
+        blocks = [read_block(output, shard, number)[:-1] for number in range(len(shard.blocks))]
+        tokens = np.concatenate(blocks)
+        found += [part[1:].tolist() for part in np.split(tokens, np.flatnonzero(tokens == 50256))[1:]]
+    return sorted(found)
 
 
 def _zstd(content: bytes) -> bytes:
