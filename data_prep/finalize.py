@@ -18,17 +18,16 @@ import numpy as np
 
 from conf import compose, typed
 from conf.command import run
-from conf.exits import ConfigError, DatasetError
+from conf.exits import ConfigError, DatasetError, UserError
 from data_prep.contamination import Overlap, load_evaluation
 from data_prep.counts import Counts, counts_of, total
-from data_prep.lock import lease
 from data_prep.packing import DTYPE
 from data_prep.plan import Plan, read_plan, spill_folder
 from data_prep.progress import Progress
 from data_prep.publish import publish
 from data_prep.remote import put
 from data_prep.shards import FORMAT, INDEX, SPLITS, Index, read_index, shard_record
-from data_prep.shuffle import BucketResult, bucket_result, reduce_bucket
+from data_prep.shuffle import BucketResult, bucket_result, is_reduced, reduce_bucket
 from data_prep.space import require_space
 from data_prep.spill import Marker, documents_per_bucket, read_marker
 from data_prep.tokenizer import END_OF_TEXT, NAME, VOCABULARY_SHA256
@@ -59,24 +58,8 @@ def main(overrides: list[str]) -> None:
     config = typed(FinalizeConfig, compose("finalize", overrides))
     output = Path(config.output).expanduser()
     plan = read_plan(output)
-    if not (output / INDEX).exists():
-        markers = _markers(plan, output)
-        rule, tail_bucket = validation_rule(plan, output, markers)
-        tokens = sum(marker.counts.tokens + marker.counts.kept for marker in markers)
-        require_space(output, tokens * DTYPE.itemsize, "the shards")
-        share = range(config.task_index, plan.routing.buckets, config.task_count)
-        progress = Progress("finalize", sum(marker.bytes for marker in markers))
-        made: dict[int, BucketResult] = {}
-        for bucket in share:
-            made[bucket] = result = reduce_bucket(plan, output, bucket, with_tail=bucket == tail_bucket)
-            progress.advance(sum(shard.bytes for _, shard in result.shards), result.counts.tokens)
-        progress.finish()
-        results = [made.get(n) or bucket_result(plan, output, n) for n in range(plan.routing.buckets)]
-        if missing := [bucket for bucket, result in enumerate(results) if result is None]:
-            print(f"finalize: {len(missing)} of {len(results)} shards are left to other tasks")
-            return
-        with lease(spill_folder(output) / "index.lock", f"the index of {output}"):
-            publish(output / INDEX, index_content(plan, markers, [r for r in results if r], rule))
+    if not (output / INDEX).exists() and not _published(config, plan, output):
+        return
     index = read_index(output)
     if config.put is not None:
         shards = [output / shard.name for split in index.splits.values() for shard in split.shards]
@@ -86,6 +69,45 @@ def main(overrides: list[str]) -> None:
     _report(index)
     if config.put is not None:
         print(f"finalize: {config.put} holds the shards and, written last, {INDEX}")
+
+
+def _published(config: FinalizeConfig, plan: Plan, output: Path) -> bool:
+    """Make a task's shards and, if no other is missing, the index; return whether the index is there."""
+    try:
+        missing = _shards_and_index(config, plan, output)
+    except (OSError, UserError):
+        # Of tasks that end at once one is first, and clears away what the others still read.
+        if not (output / INDEX).exists():
+            raise
+        missing = 0
+    if missing and not (output / INDEX).exists():
+        print(f"finalize: {missing} of {plan.routing.buckets} shards are left to other tasks")
+        return False
+    return True
+
+
+def _shards_and_index(config: FinalizeConfig, plan: Plan, output: Path) -> int:
+    """Make a task's shards; return how many are missing of the others', and write the index if none is."""
+    markers = _markers(plan, output)
+    rule, tail_bucket = validation_rule(plan, output, markers)
+    tokens = sum(marker.counts.tokens + marker.counts.kept for marker in markers)
+    require_space(output, tokens * DTYPE.itemsize, "the shards")
+    buckets = range(plan.routing.buckets)
+    share = buckets[config.task_index :: config.task_count]
+    progress = Progress("finalize", sum(marker.bytes for marker in markers))
+    made: dict[int, BucketResult] = {}
+    for bucket in share:
+        made[bucket] = result = reduce_bucket(plan, output, bucket, with_tail=bucket == tail_bucket)
+        progress.advance(sum(shard.bytes for _, shard in result.shards), result.counts.tokens)
+    progress.finish()
+    # Only the task that finds all of the others' records reads their shards, to see that they are whole.
+    if missing := sum(not is_reduced(output, bucket) for bucket in buckets):
+        return missing
+    results = [made.get(bucket) or bucket_result(plan, output, bucket) for bucket in buckets]
+    if missing := results.count(None):
+        return missing
+    publish(output / INDEX, index_content(plan, markers, [result for result in results if result], rule))
+    return 0
 
 
 def validation_rule(plan: Plan, output: Path, markers: list[Marker]) -> tuple[str, int | None]:

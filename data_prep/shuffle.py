@@ -107,7 +107,7 @@ class _Unit:
 def bucket_result(plan: Plan, output: Path, bucket: int) -> BucketResult | None:
     """Return the result of a finished bucket whose shards are whole, else None."""
     try:
-        raw = json.loads(_result_path(plan, output, bucket).read_bytes())
+        raw = json.loads(_result_path(output, bucket).read_bytes())
         result = BucketResult(
             plan=raw["plan"],
             shards=tuple((split, shard_of(record)) for split, record in raw["shards"]),
@@ -120,6 +120,11 @@ def bucket_result(plan: Plan, output: Path, bucket: int) -> BucketResult | None:
         for _, shard in result.shards
     )
     return result if whole and result.plan == plan.digest else None
+
+
+def is_reduced(output: Path, bucket: int) -> bool:
+    """Return whether there is a result of the bucket; `bucket_result` says whether it is whole."""
+    return _result_path(output, bucket).exists()
 
 
 def reduce_bucket(plan: Plan, output: Path, bucket: int, *, with_tail: bool) -> BucketResult:
@@ -141,7 +146,7 @@ def reduce_bucket(plan: Plan, output: Path, bucket: int, *, with_tail: bool) -> 
             "text_bytes": result.counts.text_bytes,
             "tokens": result.counts.tokens,
         }
-        publish(_result_path(plan, output, bucket), json.dumps(record).encode())
+        publish(_result_path(output, bucket), json.dumps(record).encode())
         return result
 
 
@@ -198,5 +203,5 @@ def _bucket_counts(kept: int, duplicates: int, text_bytes: int, tokens: int) -> 
     return counts
 
 
-def _result_path(plan: Plan, output: Path, bucket: int) -> Path:
+def _result_path(output: Path, bucket: int) -> Path:
     return spill_folder(output) / f"bucket-{bucket:05d}.json"

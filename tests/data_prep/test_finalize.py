@@ -12,7 +12,7 @@ import webdataset as wds
 from corpora import as_jsonl, documents, hashes
 
 from conf.exits import Exit
-from data_prep import finalize, prepare
+from data_prep import finalize, prepare, shuffle
 from data_prep.shards import read_block, read_index
 from data_prep.tokenizer import END_OF_TEXT, load_tokenizer
 
@@ -150,6 +150,51 @@ def test_finalize_as_several_tasks_gives_the_same_bytes(make: Make, tmp_path: Pa
         assert not (tmp_path / "many/index.json").exists()
         finalize.main([f"output={tmp_path}/many", f"task_index={task}", "task_count=3"])
     assert hashes(tmp_path / "many") == expected
+
+
+@pytest.mark.parametrize(
+    "instant", ["_markers", "validation_rule", "is_reduced", "bucket_result", "index_content"]
+)
+def test_a_task_that_another_one_overtakes_finds_the_data_set_there(
+    instant: str,
+    make: Make,
+    tmp_path: Path,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    exit_line: Called,
+):
+    path = as_jsonl(tmp_path / "a.jsonl", documents(300))
+    expected = hashes(make([path], name="one"))
+    output = tmp_path / "two"
+    prepare.main(["corpus=jsonl", f"corpus.paths=[{path}]", f"output={output}", *SMALL])
+    finalize.main([f"output={output}", "task_index=0", "task_count=2"])
+    slower = getattr(finalize, instant)
+
+    def overtaken(*arguments: object) -> object:
+        monkeypatch.setattr(finalize, instant, slower)
+        finalize.main([f"output={output}", "task_index=1", "task_count=2"])
+        assert not (output / "spill").exists()
+        return slower(*arguments)
+
+    monkeypatch.setattr(finalize, instant, overtaken)
+    assert exit_line("finalize", f"output={output}", "task_index=1", "task_count=2") == (Exit.OK, "")
+    assert hashes(output) == expected
+    assert not (output / "spill").exists()
+
+
+def test_a_task_reads_the_shards_of_others_only_when_all_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = as_jsonl(tmp_path / "a.jsonl", documents(800))
+    prepare.main(["corpus=jsonl", f"corpus.paths=[{path}]", f"output={tmp_path}/data", *SMALL])
+    read: list[str] = []
+    whole = shuffle.sha256_of_file
+    monkeypatch.setattr(shuffle, "sha256_of_file", lambda path: read.append(path.name) or whole(path))
+    for task in range(3):
+        assert not read
+        finalize.main([f"output={tmp_path}/data", f"task_index={task}", "task_count=3"])
+    shards = [path.name for path in tmp_path.glob("data/*.tar")]
+    assert len(read) == len(set(read)) == pytest.approx(len(shards) * 2 / 3, abs=1)
 
 
 def test_a_damaged_spill_file_is_never_packed(tmp_path: Path, exit_line: Called):
