@@ -127,14 +127,19 @@ def read_range(path: str, offset: int, length: int, *, timeout: float) -> bytes:
 def put(files: list[Path], url: str) -> None:
     """Copy the files to the folder `url`, the last of them last: who sees it sees all the others.
 
-    Does nothing if the last one is there already. Raises DatasetError if another one of its name is.
+    If the last one is there already, so are the others; those that went missing or are of another size are
+    copied again. Raises DatasetError if another one of its name is there.
     """
     filesystem, last = _filesystem(url), f"{url.rstrip('/')}/{files[-1].name}"
     with _one_line(f"{url} cannot be written"):
         if filesystem.exists(last):
-            if filesystem.cat_file(last) == files[-1].read_bytes():
-                return
-            raise DatasetError(f"{last} is of another data set; choose another place")
+            if filesystem.cat_file(last) != files[-1].read_bytes():
+                raise DatasetError(f"{last} is of another data set; choose another place")
+            filesystem.invalidate_cache()
+            sizes = {
+                Path(path).name: about["size"] for path, about in filesystem.find(url, detail=True).items()
+            }
+            files = [path for path in files if sizes.get(path.name) != path.stat().st_size]
         if url.partition("://")[0] not in _BUCKETS:
             filesystem.makedirs(url, exist_ok=True)
         for path in files:

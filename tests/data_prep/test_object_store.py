@@ -144,6 +144,21 @@ def test_a_put_that_breaks_shows_no_index_and_is_mended_by_the_same_command(
     assert store.cat_file("shards/broken/index.json") == (output / "index.json").read_bytes()
 
 
+def test_a_shard_that_went_missing_is_put_again_by_the_same_command(
+    store: s3fs.S3FileSystem, make: Make, tmp_path: Path
+):
+    output = make([as_jsonl(tmp_path / "a.jsonl", documents(300))])
+    finalize.main([f"output={output}", "put=s3://shards/mended"])
+    names = sorted(path.name for path in output.glob("*.tar"))
+    store.rm_file(f"shards/mended/{names[0]}")
+    store.pipe_file(f"shards/mended/{names[1]}", b"cut short")
+    before = store.info(f"shards/mended/{names[2]}", refresh=True)["LastModified"]
+    finalize.main([f"output={output}", "put=s3://shards/mended"])
+    for name in [*names, "index.json"]:
+        assert store.cat_file(f"shards/mended/{name}") == (output / name).read_bytes()
+    assert store.info(f"shards/mended/{names[2]}", refresh=True)["LastModified"] == before
+
+
 def test_what_the_store_refuses_is_one_line(
     store: s3fs.S3FileSystem, make: Make, tmp_path: Path, *, exit_line: Called
 ):
