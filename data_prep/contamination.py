@@ -1,12 +1,16 @@
 """How much of an evaluation set a document holds, by overlap of 8-grams (Radford et al. 2019, GPT-2, §4).
 
-As there, text is taken as lower-case words of letters and digits; what lies between them does not count.
+As there, text is taken as lower-case words of letters and digits; what lies between them does not count,
+be it a space, a dash or any of the apostrophes. Unicode says what is a letter and what is its lower case
+(NFKC and case folding, so that é in one code point or in two, É and ﬁ are what they look like).
 Where the paper has Bloom filters, the evaluation sets are small enough to be held as exact 64-bit hashes.
 """
 
 import base64
 import hashlib
 import json
+import sys
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +23,13 @@ from data_prep.streams import compression_of, name_of, open_content
 
 WORDS = 8
 
-# Letters and digits stand for themselves in lower case, bytes of other scripts too; the rest ends a word.
-_CODES = np.array([c if c > 127 or chr(c).isalnum() else 0 for c in range(256)], np.uint64)
-_CODES[ord("A") : ord("Z") + 1] = _CODES[ord("a") : ord("z") + 1]
+# Letters and digits of ASCII stand for themselves in lower case; the rest ends a word.
+_ASCII = np.array([ord(chr(c).lower()) if chr(c).isalnum() else 0 for c in range(128)], np.uint64)
 # A word's hash is a polynomial in an odd number modulo 2**64, which has an inverse: sums over any stretch
 # come from running sums. The factor is the LCG multiplier of Steele & Vigna 2021.
 _FACTOR = 0xD1342543DE82EF95
-_PART_BYTES = 1 << 20  # words are hashed this much text at a time, so that memory stays bounded
+_PART_BYTES = 1 << 17  # words are hashed this much text at a time, so that memory stays bounded
+_MOST_CODES = 6 * _PART_BYTES  # NFKC makes 18 code points of U+FDFA, which is 3 bytes: no other grows more
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,10 @@ def _parts(text: bytes) -> Iterator[bytes]:
             text.rfind(b" ", start + 1, start + _PART_BYTES),
             text.rfind(b"\n", start + 1, start + _PART_BYTES),
         )
-        end = end if end > 0 else start + _PART_BYTES
+        if end < 0:
+            end = start + _PART_BYTES
+            while text[end] & 0xC0 == 0x80:  # inside a character
+                end -= 1
         yield text[start:end]
         start = end
     yield text[start:]
@@ -134,7 +141,7 @@ def _parts(text: bytes) -> Iterator[bytes]:
 
 def _word_hashes(text: bytes) -> np.ndarray:
     """Return the hash of every word: uint64, (words,)."""
-    codes = _CODES[np.frombuffer(text, np.uint8)]
+    codes = _ASCII[np.frombuffer(text, np.uint8)] if text.isascii() else _codes(text)
     inside = np.concatenate([[False], codes != 0, [False]])
     starts = np.flatnonzero(inside[1:] & ~inside[:-1])
     ends = np.flatnonzero(inside[:-1] & ~inside[1:])
@@ -143,12 +150,27 @@ def _word_hashes(text: bytes) -> np.ndarray:
     return (sums[ends] - sums[starts]) * inverses[starts]
 
 
+def _codes(text: bytes) -> np.ndarray:
+    """Return the code points of the text's letters and digits in lower case, 0 for all others: uint64."""
+    known = unicodedata.normalize("NFKC", text.decode("utf-8", "replace"))
+    folded = unicodedata.normalize("NFKC", known.casefold())
+    points = np.frombuffer(folded.encode("utf-32-le"), "<u4")
+    return points * _word_characters()[points]
+
+
+@lru_cache(maxsize=1)
+def _word_characters() -> np.ndarray:
+    """Return which code points are letters, digits, or marks that belong to a letter: uint64, 0 or 1."""
+    kinds = [unicodedata.category(chr(point))[0] in "LMN" for point in range(sys.maxunicode + 1)]
+    return np.array(kinds, np.uint64)
+
+
 @lru_cache(maxsize=1)
 def _powers() -> tuple[np.ndarray, np.ndarray]:
-    """Return the powers of the factor and of its inverse: uint64, (_PART_BYTES + 1,) each."""
+    """Return the powers of the factor and of its inverse: uint64, (_MOST_CODES + 1,) each."""
     both = []
     for base in (_FACTOR, pow(_FACTOR, -1, 1 << 64)):
-        powers = np.full(_PART_BYTES + 1, base, np.uint64)
+        powers = np.full(_MOST_CODES + 1, base, np.uint64)
         powers[0] = 1
         both.append(np.cumprod(powers, dtype=np.uint64))
     return both[0], both[1]

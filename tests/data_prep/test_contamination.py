@@ -1,11 +1,12 @@
 import gzip
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
+import regex
 from corpora import as_jsonl, documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,14 +21,16 @@ Called = Callable[..., tuple[int, str]]
 QUESTION = "A man is sitting on a roof. He starts pulling up roofing on the roof, then he rests a while."
 
 
-def reference(text: str) -> set[tuple[bytes, ...]]:
+def reference(text: str) -> set[tuple[str, ...]]:
     """Return the 8-grams of a text, by regular expression."""
-    words = [word.lower() for word in re.findall(rb"[A-Za-z0-9\x80-\xff]+", text.encode())]
+    plain = normalize("NFKC", normalize("NFKC", text).casefold())
+    words = regex.findall(r"[\p{L}\p{M}\p{N}]+", plain)
     return {tuple(words[n : n + 8]) for n in range(len(words) - 7)}
 
 
 @given(
-    st.lists(st.text(alphabet="aAbB01 .,-\né北", max_size=60), min_size=2, max_size=2), st.integers(10, 60)
+    st.lists(st.text(alphabet="aAbB01 .,-\n'’—_éÉ\u0301ßſﬁİ٣²ﷺक्ष北🙂", max_size=60), min_size=2, max_size=2),
+    st.integers(10, 60),
 )
 @settings(max_examples=300, deadline=None)
 def test_two_texts_share_the_8_grams_that_a_regular_expression_finds(texts: list[str], part_bytes: int):
@@ -39,6 +42,27 @@ def test_two_texts_share_the_8_grams_that_a_regular_expression_finds(texts: list
         if all(len(word) < 5 for text in texts for word in text.split()):
             patch.setattr(contamination, "_PART_BYTES", part_bytes)  # cut between words: nothing changes
             assert [grams.tolist() for grams in found] == [eight_grams(t.encode()).tolist() for t in texts]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("“It's” a dog’s life", '"It’s" a dog\'s life'),
+        ("alpha-beta gamma – delta—epsilon", "alpha beta, gamma delta epsilon"),
+        ("École normale SUPÉRIEURE", "e\u0301cole normale supe\u0301rieure"),
+        ("Straße ﬁnden ΣΊΣΥΦΟΣ", "STRASSE finden σίσυφος"),
+        ("one\u00a0two three\u2009four\u2028five\u3000six seven", "one two three four five six seven"),
+    ],
+)
+def test_two_ways_to_type_a_text_are_one(one: str, other: str):
+    texts = [f"{text} and then some more of it, all of it." for text in (one, other)]
+    assert len(eight_grams(texts[0].encode())) > 1
+    assert eight_grams(texts[0].encode()).tolist() == eight_grams(texts[1].encode()).tolist()
+
+
+def test_a_long_text_without_spaces_is_cut_between_characters_and_one_that_grows_fits():
+    for text in ("北" * 300_000, "ﷺ" * 100_000 + " words", "é" * 70_001):
+        assert len(eight_grams((text + " one two three four five six seven").encode())) > 0
 
 
 def test_case_and_punctuation_do_not_hide_a_text():
