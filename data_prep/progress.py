@@ -61,6 +61,7 @@ class Progress:
         return (
             f"{self._name} bytes={self._bytes} total_bytes={self._total} tokens={self._tokens} "
             f"mb_per_second={self._bytes / 1e6 / self.elapsed_seconds:.2f} "
+            f"tokens_per_second={self._tokens / self.elapsed_seconds:.0f} "
             f"seconds_left={self._seconds_left():.0f}"
         )
 

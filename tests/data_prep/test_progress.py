@@ -17,7 +17,7 @@ def test_a_log_gets_whole_lines_and_few_of_them():
     lines = log.getvalue().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(
-        "prepare bytes=750 total_bytes=1000 tokens=180 mb_per_second=0.00 seconds_left=4"
+        "prepare bytes=750 total_bytes=1000 tokens=180 mb_per_second=0.00 tokens_per_second=15 seconds_left=4"
     )
     assert "\x1b" not in log.getvalue()
 
