@@ -24,16 +24,22 @@ _WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 def lease(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; the kernel lets it go when the process dies.
 
-    Raises LeaseHeldError at once, naming the holder's host and process, if another process holds it.
+    Raises LeaseHeldError at once, naming the holder's host, process and job, if another process holds it.
     """
     descriptor = _locked(path, what)
     try:
-        holder = {"host": socket.gethostname(), "process": os.getpid()}
+        holder = {"host": socket.gethostname(), "process": os.getpid(), "job": _job()}
         os.pwrite(descriptor, json.dumps(holder).encode().ljust(200), 0)
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _job() -> str:
+    """Return the SLURM job that this process is of, as squeue names it, or nothing."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}") for name in ("JOB_ID", "TASK_ID"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _locked(path: Path, what: str) -> int:
@@ -62,7 +68,8 @@ def _holder(descriptor: int) -> str:
     while time.monotonic() < deadline:
         try:
             holder = json.loads(os.pread(descriptor, 200, 0))
-            return f"process {holder['process']} on {holder['host']}"
+            job = f" (job {holder['job']})" if holder.get("job") else ""
+            return f"process {holder['process']} on {holder['host']}{job}"
         except ValueError:
             time.sleep(0.02)
     return "another process"

@@ -57,3 +57,26 @@ def test_a_holder_that_has_not_yet_written_its_name_is_waited_for(tmp_path: Path
         threading.Timer(0.3, write).start()
         with pytest.raises(LeaseHeldError, match=r"worked on by process 123 on n7"), lease(path, "unit 3"):
             pass
+
+
+@pytest.mark.parametrize(
+    ("variables", "job"),
+    [
+        ({}, ""),
+        ({"SLURM_JOB_ID": "812"}, r" \(job 812\)"),
+        ({"SLURM_JOB_ID": "815", "SLURM_ARRAY_JOB_ID": "812", "SLURM_ARRAY_TASK_ID": "3"}, r" \(job 812_3\)"),
+    ],
+)
+def test_the_job_of_the_holder_is_told(
+    variables: dict[str, str], job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with (
+        lease(tmp_path / "lock", "unit 3"),
+        pytest.raises(LeaseHeldError, match=f"process {os.getpid()} on [^ ]+{job};"),
+        lease(tmp_path / "lock", "unit 3"),
+    ):
+        pass
