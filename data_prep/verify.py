@@ -19,7 +19,7 @@ from conf.command import run
 from conf.exits import CorruptError, DatasetError
 from data_prep.packing import DTYPE
 from data_prep.progress import Progress
-from data_prep.shards import Index, Shard, block_digest, member_name, read_index
+from data_prep.shards import INDEX, Index, Shard, block_digest, member_name, read_index
 from data_prep.tokenizer import load_tokenizer
 from data_prep.writer import frames
 
@@ -49,9 +49,11 @@ def main(overrides: list[str]) -> None:
         progress.advance(shard.bytes, shard.tokens)
     progress.finish()
     if text_bytes != index.counts["text_bytes"]:
+        # Every member is what its digest says, so it is the index that tells another story.
+        members = sum(len(shard.blocks) for shard in shards)
         raise CorruptError(
-            f"{index.directory}: the tokens decode to {text_bytes} bytes of text, "
-            f"the index counts {index.counts['text_bytes']}; prepare the corpus again"
+            f"{index.directory / INDEX}: counts.text_bytes is {index.counts['text_bytes']}, though "
+            f"the tokens of all {members} members, each as its digest says, give {text_bytes}; copy it again"
         )
     size = sum(shard.bytes for shard in shards)
     print(

@@ -85,7 +85,7 @@ def test_a_missing_shard_is_a_missing_data_set(data: Path, exit_line: Called):
     [
         ({"vocabulary_sha256": "0" * 64}, Exit.DATASET, "vocabulary"),
         ({"end_of_text": 220}, Exit.CORRUPT, "documents"),
-        ({"counts": {"text_bytes": 1}}, Exit.CORRUPT, "bytes of text"),
+        ({"counts": {"text_bytes": 1}}, Exit.CORRUPT, "index.json: counts.text_bytes is 1, though"),
     ],
     ids=["vocabulary", "end-of-text", "bytes"],
 )
