@@ -88,11 +88,13 @@ def parquet_groups(path: str, text_key: str) -> list[int]:
         )
     if not _is_text(schema.field(text_key).type):
         raise DatasetError(f"{path}: column '{text_key}' holds {schema.field(text_key).type}, not text")
-    sizes = []
-    for group in range(metadata.num_row_groups):
-        columns = [metadata.row_group(group).column(n) for n in range(metadata.num_columns)]
-        sizes.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema == text_key))
-    return sizes
+    return [_text_bytes(metadata, group, text_key) for group in range(metadata.num_row_groups)]
+
+
+def _text_bytes(metadata: pq.FileMetaData, group: int, text_key: str) -> int:
+    """Return the bytes of text in a row group, as its writer states them."""
+    columns = [metadata.row_group(group).column(n) for n in range(metadata.num_columns)]
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_key)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -220,17 +222,17 @@ def _parquet_values(piece: Piece, corpus: CorpusConfig) -> Iterator[bytes | None
                 page_checksum_verification=True,
             ) as file,
         ):
-            rows = _batch_rows(file.metadata, groups)
+            rows = _batch_rows(file.metadata, groups, corpus.text_key)
             for batch in file.iter_batches(rows, row_groups=groups, columns=[corpus.text_key]):
                 yield from batch.column(0).cast(pa.large_binary()).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{piece.path} cannot be read as Parquet: {_one_line(error)}") from error
 
 
-def _batch_rows(metadata: pq.FileMetaData, groups: list[int]) -> int:
-    """Return how many rows of some row groups are about `_BATCH_BYTES`, all columns counted."""
-    described = [metadata.row_group(group) for group in groups]
-    rows, size = (sum(g.num_rows for g in described), sum(g.total_byte_size for g in described))
+def _batch_rows(metadata: pq.FileMetaData, groups: list[int], text_key: str) -> int:
+    """Return how many rows of some row groups hold about `_BATCH_BYTES` of text."""
+    rows = sum(metadata.row_group(group).num_rows for group in groups)
+    size = sum(_text_bytes(metadata, group, text_key) for group in groups)
     return min(max(1, _BATCH_BYTES * rows // max(1, size)), _MOST_BATCH_ROWS)
 
 
