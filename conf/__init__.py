@@ -17,22 +17,28 @@ from conf.exits import ConfigError
 Config = TypeVar("Config")
 
 DIRECTORY = Path(__file__).resolve().parent
+# Texts that may be empty. Of any other setting, most of all a path, nothing is a mistake: "" would be the
+# current directory, and is what a shell makes of a variable that is not set.
+_MAY_BE_EMPTY = {"prompt", "prompts", "examples", "stop"}
 
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """Return `conf/<name>.yaml` with its groups and the command line's `key=value` overrides.
 
-    Raises ConfigError, naming the nearest key or the choices, for an override that fits nothing.
+    Raises ConfigError, naming the nearest key or the choices, for an override that fits nothing, and for
+    a setting that is empty.
     """
     with initialize_config_dir(config_dir=str(DIRECTORY), version_base=None):
         try:
-            return hydra_compose(name, overrides=list(overrides))
+            composed = hydra_compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             known = hydra_compose(name)
             raise ConfigError(_explained(error, name, known)) from error
         except ValueError as error:  # Hydra's own, for a group that is given no name, as in model=null
             odd = next((each for each in overrides if not _names_an_option(each)), "")
             raise ConfigError(f"{odd}: a group takes the name of one of its options") from error
+    _refuse_empty(OmegaConf.to_container(composed))
+    return composed
 
 
 def typed(schema: type[Config], raw: DictConfig) -> Config:
@@ -91,6 +97,20 @@ def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def override_key(override: str) -> str:
     """Return the dotted key that an override sets, without Hydra's `+`, `++` and `~`."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _refuse_empty(value: Any, key: str = "") -> None:
+    """Raise ConfigError for a setting, or a part of one, that is empty text."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _refuse_empty(each, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for each in value:
+            _refuse_empty(each, key)
+    elif isinstance(value, str) and not value.strip() and key.rpartition(".")[2] not in _MAY_BE_EMPTY:
+        raise ConfigError(
+            f"{key} is empty (a shell's variable that is not set?); give it a value, or leave it out"
+        )
 
 
 def _names_an_option(override: str) -> bool:

@@ -24,8 +24,13 @@ def value_of(key: str, overrides: Sequence[str]) -> str | None:
     if not found:
         return None
     try:
-        return str(OverridesParser.create().parse_override(found[-1]).value())
+        value = str(OverridesParser.create().parse_override(found[-1]).value())
     except HydraException as error:
         raise ConfigError(
             f"cannot read {found[-1]}; quote the value for Hydra, and the whole for the shell: \"{key}='…'\""
         ) from error
+    if not value.strip():
+        raise ConfigError(
+            f"{key} is empty (a shell's variable that is not set?); give it a value, or leave it out"
+        )
+    return value

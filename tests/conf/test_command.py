@@ -8,58 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shell import Refused, seen
 
 from conf import command
 from conf.exits import Exit, NonFiniteError, UserError
 from pretrain import evaluate, export, opening, sample
 from pretrain.distributed import World
 
-Seen = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).parents[2]
-
-
-def seen(
-    main: Callable[[list[str]], int | None],
-    arguments: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    config: str = "train",
-) -> tuple[int, str, str]:
-    """Run a command as a shell would; return its exit code and what it printed."""
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
-        command.run(main, name="pretrain.command", config=config, usage="How to use it.")
-    printed = capsys.readouterr()
-    return int(left.value.code or 0), printed.out, printed.err
-
-
-@pytest.fixture
-def refused(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[Callable[[list[str]], int | None], list[str]], tuple[int, str]]:
-    """Return a function that runs a command, checks that it printed one line, and returns code and line."""
-
-    def line_of(main: Callable[[list[str]], int | None], arguments: list[str]) -> tuple[int, str]:
-        code, printed, line = seen(main, arguments, monkeypatch, capsys)
-        assert printed == ""
-        assert line.count("\n") == 1, line
-        assert line.startswith("pretrain.command: error: ")
-        assert line.endswith(f" [exit {code}]\n")
-        return code, line
-
-    return line_of
-
-
-@pytest.fixture
-def begin(world: World) -> Callable[[list[str]], None]:
-    """Return what `pretrain.train` does before any work: the settings, the data, the directory."""
-
-    def main(overrides: list[str]) -> None:
-        with opening.opened(world, overrides):
-            pass
-
-    return main
 
 
 BAD_TRAINING = [
@@ -87,7 +43,7 @@ BAD_TRAINING = [
 
 @pytest.mark.parametrize(("added", "code", "says"), BAD_TRAINING)
 def test_a_run_that_cannot_be_is_refused_before_it_leaves_a_trace(
-    added: str, code: Exit, says: str, *, tiny_index: Path, tmp_path: Path, refused: Seen, begin: object
+    added: str, code: Exit, says: str, *, tiny_index: Path, tmp_path: Path, refused: Refused, begin: object
 ):
     run_dir = tmp_path / "run"
     good = ["experiment=smoke", f"data.index={tiny_index}", f"run_dir={run_dir}"]
@@ -103,7 +59,7 @@ def test_a_run_that_can_be_is_not_refused(tiny_index: Path, tmp_path: Path, begi
 
 
 def test_a_run_of_another_config_or_data_set_is_refused(
-    tiny_index: Path, other_index: Path, tmp_path: Path, *, refused: Seen, begin: Callable[..., None]
+    tiny_index: Path, other_index: Path, tmp_path: Path, *, refused: Refused, begin: Callable[..., None]
 ):
     good = ["experiment=smoke", f"data.index={tiny_index}", f"run_dir={tmp_path / 'run'}"]
     begin(good)
@@ -114,7 +70,7 @@ def test_a_run_of_another_config_or_data_set_is_refused(
 
 
 def test_an_index_of_another_vocabulary_or_format_is_refused(
-    tiny_index: Path, tmp_path: Path, *, refused: Seen, begin: Callable[..., None]
+    tiny_index: Path, tmp_path: Path, *, refused: Refused, begin: Callable[..., None]
 ):
     good = ["experiment=smoke", f"run_dir={tmp_path / 'run'}"]
     for key, value, says in (
@@ -133,7 +89,7 @@ def test_an_index_of_another_vocabulary_or_format_is_refused(
     [("{file}", Exit.CONFIG), ("{file}/run", Exit.REFUSED), ("/proc/run", Exit.CONFIG)],
 )
 def test_a_path_that_cannot_be_a_directory_is_refused(
-    run_dir: str, expected: Exit, tiny_index: Path, tmp_path: Path, *, refused: Seen, begin: object
+    run_dir: str, expected: Exit, tiny_index: Path, tmp_path: Path, *, refused: Refused, begin: object
 ):
     file = tmp_path / "file"
     file.touch()
@@ -143,7 +99,7 @@ def test_a_path_that_cannot_be_a_directory_is_refused(
 
 
 def test_a_directory_that_another_process_trains_in_is_refused(
-    tiny_index: Path, tmp_path: Path, world: World, *, refused: Seen, begin: Callable[..., None]
+    tiny_index: Path, tmp_path: Path, world: World, *, refused: Refused, begin: Callable[..., None]
 ):
     good = ["experiment=smoke", f"data.index={tiny_index}", f"run_dir={tmp_path / 'run'}"]
     with opening.opened(world, good):
@@ -165,14 +121,14 @@ def test_a_directory_that_another_process_trains_in_is_refused(
     ],
 )
 def test_the_other_commands_refuse_alike(
-    main: Callable[[list[str]], None], arguments: list[str], says: str, refused: Seen
+    main: Callable[[list[str]], None], arguments: list[str], says: str, refused: Refused
 ):
     code, line = refused(main, arguments)
     assert code == Exit.CONFIG
     assert says in line
 
 
-def test_an_error_of_many_lines_becomes_one(refused: Seen):
+def test_an_error_of_many_lines_becomes_one(refused: Refused):
     def main(_: list[str]) -> None:
         raise NonFiniteError("the loss\n  is   not\nfinite")
 
@@ -180,7 +136,7 @@ def test_an_error_of_many_lines_becomes_one(refused: Seen):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
-def test_a_disk_that_refuses_has_a_code_of_its_own(number: int, refused: Seen):
+def test_a_disk_that_refuses_has_a_code_of_its_own(number: int, refused: Refused):
     def main(_: list[str]) -> None:
         raise OSError(number, "the disk says no", "/there/file")
 
