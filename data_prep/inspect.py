@@ -10,7 +10,7 @@ from conf import compose, typed
 from conf.command import run
 from data_prep.counts import counts_of
 from data_prep.page import page
-from data_prep.publish import publish
+from data_prep.publish import publish_page
 from data_prep.shards import Index, Split, read_index
 from data_prep.survey import Survey, survey
 from data_prep.tokenizer import load_tokenizer
@@ -43,9 +43,7 @@ def main(overrides: list[str]) -> None:
     for name, found in surveys.items():
         print("\n".join(_split_report(name, index.splits[name], found, samples[name], config.characters)))
     if config.html is not None:
-        path = Path(config.html).expanduser()
-        publish(path, page(index, surveys, samples).encode())
-        print(f"\n{path}")
+        print(f"\n{publish_page(Path(config.html), page(index, surveys, samples))}")
 
 
 def _head(index: Index) -> list[str]:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from conf.exits import ConfigError
+
 TEMPORARY = ".tmp"
 
 
@@ -16,6 +18,22 @@ def publish(path: Path, content: bytes) -> None:
     """Put `content` at `path`: a reader at any instant sees the old file or the new one, whole."""
     with replacing(path) as file:
         file.write(content)
+
+
+def publish_page(path: Path, text: str) -> Path:
+    """Put what a person asked for at `path`, its folders made where there are none; return where it is.
+
+    Raises ConfigError if `path` is a directory, and OSError, naming `path` or a folder above it.
+    """
+    path = path.expanduser().resolve()
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory; name a file in it, such as {path / 'page.html'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        publish(path, text.encode())
+    except OSError as error:  # of a temporary name beside it
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return path
 
 
 @contextmanager

@@ -1,16 +1,18 @@
 """The dashboard command: runs as a page, live or in a file, as lines on a terminal, or as a W&B view."""
 
 import contextlib
-import os
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from conf import compose, typed
 from conf.command import run
 from conf.exits import ConfigError, DatasetError
+from data_prep.publish import publish_page
 from pretrain.watching.metrics_log import FILE_NAME
 from pretrain.watching.page_server import LiveRuns, run_directories, server
 from pretrain.watching.run_log import read_runs
@@ -71,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 
 def without_flags(arguments: list[str]) -> list[str]:
-    """Return the arguments with `--watch` and `--publish` written as what they stand for."""
+    """Return the arguments with `--watch` and `--publish` written as what they stand for, words first."""
     settings = [_FLAGS[each] for each in arguments if each in _FLAGS]
     others = [each for each in arguments if each not in _FLAGS]
     words = [each for each in (*settings, *others) if "=" not in each and not each.startswith("-")]
@@ -99,15 +101,7 @@ def chosen_runs(config: DashboardConfig) -> list[Path]:
 
 def exported(run_dirs: list[Path], target: Path) -> Path:
     """Write the page of these runs to `target`, whole or not at all, and return its absolute path."""
-    text = page(read_runs(run_dirs), live=False)
-    target = target.resolve()
-    if target.is_dir():
-        raise ConfigError(f"export={target} is a directory; name a file in it, such as {target / 'run.html'}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    unfinished.replace(target)
-    return target
+    return publish_page(target, page(read_runs(run_dirs), live=False))
 
 
 def serve(config: DashboardConfig) -> None:
@@ -132,6 +126,16 @@ def print_status(config: DashboardConfig) -> None:
             time.sleep(config.watch)
 
 
+def _composed(arguments: list[str]) -> DictConfig:
+    return compose("dashboard", [each for each in arguments if "=" in each])
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = without_flags(sys.argv[1:])
-    run(main, name="dashboard", config="dashboard", usage=USAGE)
+    run(
+        main,
+        name="pretrain.dashboard",
+        config="dashboard",
+        usage=USAGE,
+        flags=without_flags,
+        composed=_composed,
+    )

@@ -14,6 +14,7 @@ from typing import Any
 from conf import compose, typed
 from conf.command import run as run_command
 from conf.exits import ConfigError, DatasetError
+from data_prep.publish import publish_page
 from pretrain.planning.hardware import hardware
 from pretrain.reporting.comparison import comparison
 from pretrain.reporting.document import Document
@@ -73,15 +74,8 @@ def report(run: RunLog, config: ReportConfig) -> Document:
 
 def write(found: Document, folder: Path) -> list[Path]:
     """Write both forms into `folder`, each whole or not at all; return their absolute paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in (("report.md", markdown(found)), ("report.html", page(found))):
-        target = folder.resolve() / name
-        unfinished = target.with_name(f".{name}.{os.getpid()}")
-        unfinished.write_text(text)
-        unfinished.replace(target)
-        written.append(target)
-    return written
+    forms = {"report.md": markdown(found), "report.html": page(found)}
+    return [publish_page(folder / name, text) for name, text in forms.items()]
 
 
 def _chosen(runs: Any) -> tuple[Path, list[Path]]:

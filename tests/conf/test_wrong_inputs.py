@@ -1,5 +1,7 @@
 """What a person gets wrong, over all commands: one line names it and the way out, and nothing is done."""
 
+import errno
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -7,7 +9,9 @@ from pathlib import Path
 import pytest
 from shell import Refused, seen
 
+from conf import command
 from conf.exits import Exit
+from pretrain.watching.metrics_log import MetricsLog
 
 
 def main_of(module: str, begin: Callable[[list[str]], None]) -> Callable[[list[str]], int | None]:
@@ -68,3 +72,75 @@ def test_a_prompt_may_be_empty(
     main = import_module("pretrain.sample").main
     _, _, said = seen(main, [f"run_dir={tmp_path}", "prompt="], monkeypatch, capsys, "sample")
     assert "is not a run directory" in said
+
+
+@pytest.fixture(scope="module")
+def logged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run that has logged a step."""
+    run_dir = tmp_path_factory.mktemp("logged") / "run"
+    log = MetricsLog(run_dir, attempt=0, say=print)
+    log.write({"step": 1, "tokens": 64, "loss": 9.0})
+    log.close()
+    return run_dir
+
+
+WRONG_PATHS = [
+    # Where a page goes, and what is in the way.
+    ("data_prep.inspect output={data} html={folder}", "is a directory; name a file in it"),
+    ("data_prep.inspect output={data} html={file}/a.html", "{file}: File exists"),
+    ("data_prep.inspect output={data} html={file}/b/a.html", "{file}/b: Not a directory"),
+    ("data_prep.inspect output={data} html=/proc/a.html", "/proc/a.html: No such file"),
+    ("pretrain.report run_dir={run} output={file}", "{file}: File exists"),
+    ("pretrain.report run_dir={run} output=/proc/x", "/proc/x: No such file"),
+    ("pretrain.dashboard run_dir={run} export={folder}", "is a directory; name a file in it"),
+    ("pretrain.dashboard run_dir={run} export={file}/p.html", "{file}: File exists"),
+    ("pretrain.dashboard run_dir={run} export=/proc/p.html", "/proc/p.html: No such file"),
+    ("pretrain.dashboard runs=[{run}] export=" + 300 * "x", "File name too long"),
+    ("pretrain.train experiment=smoke data.synthetic=true run_dir=" + 300 * "x", "File name too long"),
+    ("pretrain.sample run_dir=" + 300 * "x", "File name too long"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), WRONG_PATHS)
+def test_a_path_that_cannot_be_used_is_named(
+    line: str,
+    says: str,
+    *,
+    tiny_index: Path,
+    logged_run: Path,
+    tmp_path: Path,
+    begin: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    places = {"data": tiny_index.parent, "run": logged_run, "folder": tmp_path, "file": tmp_path / "file"}
+    places["file"].touch()
+    module, *arguments = line.format_map(places).split()
+    code, _, said = seen(main_of(module, begin), arguments, monkeypatch, capsys)
+    assert (code, says.format_map(places) in said, said.count("\n")) == (Exit.CONFIG, True, 1), said
+
+
+def test_a_page_goes_into_a_new_folder(tiny_index: Path, tmp_path: Path):
+    main_of("data_prep.inspect", print)([f"output={tiny_index.parent}", f"html={tmp_path}/new/folder/a.html"])
+    assert (tmp_path / "new" / "folder" / "a.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("number", "file"),
+    [
+        (errno.ENOENT, "{given}/metrics.jsonl"),  # below what was given: it is for us to know what is there
+        (errno.ENOENT, "/elsewhere"),
+        (errno.EACCES, "/elsewhere"),
+        (errno.EEXIST, None),
+        (errno.ECONNRESET, "{given}"),
+    ],
+)
+def test_a_path_that_nobody_gave_is_our_own_bug(
+    number: int, file: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def main(_: list[str]) -> None:
+        raise OSError(number, "no", file and file.format(given=tmp_path))
+
+    monkeypatch.setattr(sys, "argv", ["command", f"run_dir={tmp_path}", "steps=9"])
+    with pytest.raises(OSError, match="no"):
+        command.run(main, name="pretrain.command", config="train", usage=None)
