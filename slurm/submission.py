@@ -58,6 +58,16 @@ class Submission:
     corpus: PrepareConfig | None  # None prepares nothing
 
 
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """Return all settings that the command takes, as they stand before anything is checked or worked out."""
+    ours, prepare, train = _sorted(overrides)
+    shown = OmegaConf.to_container(compose("submit", ours))
+    of_jobs = OmegaConf.to_container(compose("train", train))
+    assert isinstance(shown, dict)
+    assert isinstance(of_jobs, dict)
+    return OmegaConf.create({**of_jobs, **shown, "prepare": compose("prepare", prepare)})
+
+
 def settled(overrides: Sequence[str]) -> tuple[SubmitConfig, Submission]:
     """Return what the command line asks for, all settings checked."""
     ours, prepare, train = _sorted(overrides)

@@ -32,7 +32,7 @@ from slurm import finalize, preflight, scheduler, snapshot, watch
 from slurm.asking import ask
 from slurm.chain import Request, jobs
 from slurm.site import environment_file
-from slurm.submission import Planned, Submission, settled
+from slurm.submission import Planned, Submission, composed, settled
 
 _JOBS = "jobs.json"
 _FLAGS = {
@@ -133,5 +133,11 @@ def _without_flags(arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = _without_flags(sys.argv[1:])
-    run_command(main, name="slurm.submit", config="submit", usage=__doc__)
+    run_command(
+        main,
+        name="slurm.submit",
+        config="submit",
+        usage=__doc__,
+        flags=_without_flags,
+        composed=composed,
+    )

@@ -206,3 +206,27 @@ def test_real_processes_leave_with_these_codes_too(
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "arguments", "shows"),
+    [
+        ("pretrain.train", "experiment=smoke --cfg job", "steps: 20\n"),
+        ("pretrain.dashboard", "status --watch --cfg job runs=R", "watch: 10\n"),
+        ("slurm.submit", "--cfg job cluster=slurm", "cluster:\n  name: slurm\n"),
+        (
+            "slurm.submit",
+            "run_dir=R --dry-run --cfg job prepare.corpus=jsonl",
+            "  corpus:\n    kind: jsonl\n",
+        ),
+    ],
+)
+def test_the_composed_config_is_shown_wherever_it_is_asked_for(module: str, arguments: str, shows: str):
+    command = [sys.executable, "-m", module, *arguments.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, shows in done.stdout, done.stderr) == (0, True, ""), done.stdout
+
+
+def test_only_the_config_of_the_job_is_shown(refused: Refused):
+    assert "write --cfg job" in refused(lambda _: None, ["--cfg", "hydra"])[1]
