@@ -4,6 +4,7 @@ The config is composed once, when the run begins, and frozen to `config.yaml`; e
 reads that file, so nobody's edit of `conf/` changes a run that is in the queue.
 """
 
+import copy
 import hashlib
 import json
 import re
@@ -57,7 +58,8 @@ def settled(overrides: Sequence[str]) -> DictConfig:
     """Return the settings of the run that the command line means: frozen ones first.
 
     In a directory that has begun, settings that no weight depends on may be given anew; others must
-    be what they were. Raises ConfigError, naming up to three that differ, if not.
+    be what they were. Without `experiment=`, what is left out is the run's own. Raises ConfigError, naming
+    up to three that differ, if not.
     """
     composed = compose("train", overrides)
     _refuse_secrets(composed)
@@ -82,14 +84,16 @@ def settled(overrides: Sequence[str]) -> DictConfig:
         _take_shape(composed, OmegaConf.to_container(saved.model), given)
     if saved.data.get("lanes") is None:  # a run of an earlier version: one for each sequence of its batch
         saved.data.lanes = saved.batch.tokens // saved.data.sequence_tokens
-    if not all(is_free(key) or key in DELIBERATE for key in given):
+    if "experiment" in given:  # a whole command; what it leaves out is the experiment's or a default
         _compare(saved, composed, composed.run_dir, given)
         for key in SETTLED:
             OmegaConf.update(composed, key, OmegaConf.select(saved, key))
         return composed
+    asked = copy.deepcopy(saved)
     for key in given:
-        OmegaConf.update(saved, key, OmegaConf.select(composed, key))
-    return saved
+        OmegaConf.update(asked, key, OmegaConf.select(composed, key))
+    _compare(saved, asked, composed.run_dir, given)
+    return asked
 
 
 def freeze(raw: DictConfig, run_dir: Path, dataset_fingerprint: str) -> Identity:

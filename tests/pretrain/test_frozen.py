@@ -78,6 +78,33 @@ def test_the_global_batch_changes_when_it_is_named_and_the_lanes_stay(began: lis
     assert frozen.settled([began[-1], "batch.tokens=2048"]) == found
 
 
+@pytest.mark.parametrize("own", ["model.layers=2", "seed=1337", "steps=20 model.channels=32", "model=tiny"])
+def test_beside_the_run_directory_alone_a_setting_that_is_the_runs_own_may_be_given(
+    began: list[str], own: str, tmp_path: Path
+):
+    if own == "model=tiny":  # a group stands for all its settings
+        saved = OmegaConf.load(tmp_path / "run" / frozen.CONFIG)
+        saved.model = compose("train", [own]).model
+        (tmp_path / "run" / frozen.CONFIG).write_text(OmegaConf.to_yaml(saved))
+    assert frozen.settled([began[-1], *own.split()]) == frozen.settled(began[-1:])
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ("model.layers=3", "model.layers 2 → 3"),
+        ("steps=30 validation.every=7", "steps 20 → 30"),
+        ("schedule=wsd", r"schedule.final_fraction 0.1 → 0.0, schedule.peak 0.001 → .* and 1 more"),
+        ("~model.layers", "model.layers 2 → None"),
+    ],
+)
+def test_beside_the_run_directory_alone_only_what_is_given_is_compared(
+    began: list[str], other: str, told: str
+):
+    with pytest.raises(ConfigError, match=rf"was begun with other settings: {told}; leave them out"):
+        frozen.settled([began[-1], *other.split()])
+
+
 def test_a_run_that_is_older_than_a_setting_had_its_default(began: list[str], tmp_path: Path):
     path = tmp_path / "run" / frozen.CONFIG
     older = OmegaConf.load(path)
