@@ -18,12 +18,14 @@ from pretrain.batch import BatchPlan, plan_batch
 from pretrain.checkpoint import DIRECTORY
 from pretrain.config import TrainConfig
 from pretrain.distributed import World, on_primary
+from pretrain.evaluation.suite import check_files
 from pretrain.guard import attempts, stopping
 from pretrain.peak import device_name
 from pretrain.storage import commit, durable, lease
 from pretrain.stream import ledger
 from pretrain.stream.detours import Detour
 from pretrain.stream.sources import Source, check_caps, fingerprint, opened_sources, order_of
+from pretrain.watching import reference
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ def _begin(overrides: list[str], world: World, held: list[lease.Lease]) -> str:
     plan = _plan(config, world.size)
     mixture = order_of(sources, config.data, batch_sequences=plan.sequences, seed=config.seed)
     check_caps(sources, mixture, plan.sizes.consumed(config.steps))
+    if config.reference:
+        reference.named(config.reference)
+    check_files(config.evaluation)
     # Absolute, because the next attempt or an evaluation may start in another directory.
     for part, source in zip(raw.data.get("mix") or [raw.data], sources, strict=True):
         part.index = None if config.data.synthetic else f"{source.index.location}/index.json"

@@ -23,6 +23,7 @@ from pretrain.batch import plan_batch
 from pretrain.config import TrainConfig
 from pretrain.storage.lease import LEASE_NAME, STALE_SECONDS
 from pretrain.stream.sources import index_at
+from pretrain.watching import reference
 from slurm import room, scheduler, stop_file
 from slurm.room import Need, existing
 from slurm.scheduler import Partition
@@ -56,7 +57,7 @@ def faults(submission: Submission) -> Iterator[str]:
     for run in submission.runs:
         needs.append(room.checkpoints_need(run.config))
         found = [*place_faults(run.directory, run.raw), *batch_faults(run.config, job)]
-        found += [*time_faults(run.config, job), *tracking_faults(run.config)]
+        found += [*time_faults(run.config, job), *tracking_faults(run.config), *reference_faults(run.config)]
         yield from dict.fromkeys(each for each in found if each not in told)
         told.update(found)
     indexes = [
@@ -172,6 +173,14 @@ def tracking_faults(config: TrainConfig) -> Iterator[str]:
         netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         if not netrc.exists() or "wandb" not in netrc.read_text():
             yield "tracking=online, but W&B knows no account here; run `wandb login`, or use tracking=offline"
+
+
+def reference_faults(config: TrainConfig) -> Iterator[str]:
+    """Tell whether the published run that it is to be measured against is known."""
+    try:
+        _ = config.reference and reference.named(config.reference)
+    except UserError as error:
+        yield f"reference: {error}"
 
 
 def cluster_faults(site: Site, *, trains: bool, prepares: bool) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Which benchmarks a run takes, and how often: their files are read once, by rank 0, for all ranks."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from data_prep.tokenizer import Tokenizer
 from pretrain.distributed import World, on_primary
@@ -10,7 +11,7 @@ from pretrain.evaluation import tasks
 from pretrain.evaluation.examples import Example, few_shot
 from pretrain.evaluation.likelihood import Asker, TokenScores
 from pretrain.evaluation.perplexity import Text
-from pretrain.evaluation.records import records
+from pretrain.evaluation.records import Record, records
 from pretrain.evaluation.tasks import TASKS
 from pretrain.generation import Drawing, NextLogits, Stop, drawn_tokens, generators
 from pretrain.model import GPTConfig
@@ -60,7 +61,7 @@ class Suite:
         self._world = world
         self._model = model
         self._tokenizer = tokenizer
-        self._asked = {name: _asked(name, config, world) for name in config.tasks}
+        self._asked = {name: _asked(name, config, partial(_records_for_all, world)) for name in config.tasks}
 
     @property
     def names(self) -> list[str]:
@@ -99,14 +100,25 @@ class Suite:
         return written
 
 
-def _asked(name: str, config: EvaluationConfig, world: World) -> Sequence[Text] | Sequence[Example]:
+def check_files(config: EvaluationConfig) -> None:
+    """Read every file as a suite will; raise DatasetError or ConfigError if one cannot be had."""
+    for name in config.tasks:
+        _asked(name, config, records)
+
+
+def _records_for_all(world: World, path: str, limit: int | None) -> list[Record]:
+    return json.loads(on_primary(world, lambda: json.dumps(records(path, limit))))
+
+
+def _asked(
+    name: str, config: EvaluationConfig, read: Callable[[str, int | None], list[Record]]
+) -> Sequence[Text] | Sequence[Example]:
     task, path = TASKS[name], tasks.source(name, config.files or {})
-    found = json.loads(on_primary(world, lambda: json.dumps(records(path, config.limit))))
+    found = read(path, config.limit)
     if task.example is None:
         return tasks.texts(task, found, path)
     questions = [task.example(record, path) for record in found]
     shots = questions
     if config.few_shot and (other := (config.shots or {}).get(name)):
-        first = json.loads(on_primary(world, lambda: json.dumps(records(other, config.few_shot + 1))))
-        shots = [task.example(record, other) for record in first]
+        shots = [task.example(record, other) for record in read(other, config.few_shot + 1)]
     return few_shot(questions, shots, config.few_shot)

@@ -37,6 +37,10 @@ BAD_TRAINING = [
     ("model.vocabulary=300 model.padded_vocabulary=320", Exit.DATASET, "use 50257 or more"),
     ("data.index=/nowhere/index.json", Exit.DATASET, "/nowhere/index.json does not exist"),
     ("data.index=pyproject.toml", Exit.DATASET, "is not the index of a data set"),
+    ("reference=gpt2", Exit.CONFIG, "references has no option 'gpt2'; choose one of: demo, "),
+    ("evaluation.tasks=[text]", Exit.CONFIG, "add files={text:FILE}"),
+    ("evaluation.tasks=[text] evaluation.files={text:/nowhere}", Exit.DATASET, "/nowhere cannot be read"),
+    ("evaluation.tasks=[cloze] evaluation.files={cloze:pyproject.toml}", Exit.DATASET, "no 'query' but text"),
     ("resume=must", Exit.NO_CHECKPOINT, "use resume=auto"),
 ]
 

@@ -153,6 +153,10 @@ def no_account(plan: Plan) -> None:
     plan.plant("tracking=online")
 
 
+def unknown_reference(plan: Plan) -> None:
+    plan.plant("reference=gpt2")
+
+
 PLANTED = {
     missing_shard: r"train-00001\.tar is missing.*copy it again",
     cut_shard: r"train-00001\.tar has 5000 of \d+ bytes; copy it again",
@@ -177,6 +181,7 @@ PLANTED = {
     living_trainer: r"is in use by pid 1 on n9, job none; stop it or choose another run_dir",
     twin: r"job \d+ \(train, PENDING\) holds this run already; wait for it, or scancel \d+",
     no_account: r"W&B knows no account here; run `wandb login`, or use tracking=offline",
+    unknown_reference: r"references has no option 'gpt2'; choose one of: demo, gpt2_124m_fineweb",
 }
 
 
