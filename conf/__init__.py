@@ -1,22 +1,22 @@
 """The one door from YAML and command-line overrides to frozen, typed dataclasses."""
 
-import difflib
-import re
+import copy
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import is_dataclass
 from typing import Any, TypeVar, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf import explained
 from conf.exits import ConfigError
+from conf.explained import DIRECTORY
 
 Config = TypeVar("Config")
 
-DIRECTORY = Path(__file__).resolve().parent
 # Texts that may be empty. Of any other setting, most of all a path, nothing is a mistake: "" would be the
 # current directory, and is what a shell makes of a variable that is not set.
 _MAY_BE_EMPTY = {"prompt", "prompts", "examples", "stop"}
@@ -33,10 +33,11 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
             composed = hydra_compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             known = hydra_compose(name)
-            raise ConfigError(_explained(error, name, known)) from error
+            raise ConfigError(explained.refused(error, name, _names(known))) from error
         except ValueError as error:  # Hydra's own, for a group that is given no name, as in model=null
             odd = next((each for each in overrides if not _names_an_option(each)), "")
-            raise ConfigError(f"{odd}: a group takes the name of one of its options") from error
+            group, _, option = odd.partition("=")
+            raise ConfigError(explained.no_option(group, option)) from error
     _refuse_empty(OmegaConf.to_container(composed))
     return composed
 
@@ -50,6 +51,7 @@ def typed(schema: type[Config], raw: DictConfig) -> Config:
     if missing := sorted(OmegaConf.missing_keys(raw)):
         raise ConfigError(f"{missing[0]} has no value; add {missing[0]}=… to the command")
     structured = _writable(OmegaConf.structured(schema))
+    raw = _with_lists(structured, raw)
     for key in structured.keys() & raw.keys():
         node = structured._get_node(key)
         optional = isinstance(node, DictConfig) and node._is_none() and raw[key] is None
@@ -61,20 +63,18 @@ def typed(schema: type[Config], raw: DictConfig) -> Config:
         key = getattr(error, "full_key", None)
         text = str(error).splitlines()[0]
         if "not in" in text:
-            text = f"unknown key '{key}'{_nearest(str(key), structured)}"
+            text = f"unknown key '{key}'{explained.nearest(str(key), _names(structured))}"
             raise ConfigError(text) from error
-        raise ConfigError(f"{key}: {text}" if key else text) from error
+        raise ConfigError(explained.mistyped(key, text) if key else text) from error
     except ValueError as error:  # a dataclass's own check
         raise ConfigError(str(error)) from error
 
 
 def option(group: str, name: str) -> DictConfig:
     """Return `conf/<group>/<name>.yaml` alone. Raises ConfigError, naming the choices, if there is none."""
-    path = DIRECTORY / group / f"{name}.yaml"
-    choices = sorted(path.stem for path in path.parent.glob("*.yaml"))
-    if name not in choices:
-        raise ConfigError(f"{group} has no option '{name}'; choose one of: {', '.join(choices)}")
-    return cast(DictConfig, OmegaConf.load(path))
+    if name not in explained.options(group):
+        raise ConfigError(explained.no_option(group, name))
+    return cast(DictConfig, OmegaConf.load(DIRECTORY / group / f"{name}.yaml"))
 
 
 def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,9 +94,44 @@ def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", None if OmegaConf.is_missing(config, key) else config[key]
 
 
+def number_keys(schema: Any, prefix: str = "") -> set[str]:
+    """Return the dotted keys of a schema's settings that are a number, or true or false."""
+    found = set[str]()
+    structured = OmegaConf.structured(schema) if isinstance(schema, type) else schema
+    for key in structured:
+        node = structured._get_node(key)
+        if isinstance(node, IntegerNode | FloatNode | BooleanNode):
+            found.add(f"{prefix}{key}")
+        elif isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
+            found |= number_keys(node, f"{prefix}{key}.")
+    return found
+
+
 def override_key(override: str) -> str:
     """Return the dotted key that an override sets, without Hydra's `+`, `++` and `~`."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _names(config: DictConfig) -> list[str]:
+    """Return every dotted key, and every group at the top."""
+    return [*(name for name, _ in leaves(config)), *map(str, config)]
+
+
+def _with_lists(structured: DictConfig, raw: DictConfig) -> DictConfig:
+    """Return the settings with a single text or number, where a list of such is wanted, as a list of one."""
+    raw = copy.deepcopy(raw)
+    for key in structured.keys() & raw.keys():
+        node, value = structured._get_node(key), raw._get_node(key)
+        if isinstance(node, DictConfig) and isinstance(value, DictConfig):
+            if not (node._is_none() or node._is_missing() or value._is_none()):
+                OmegaConf.update(raw, str(key), _with_lists(node, value), merge=False)
+        elif (
+            isinstance(node, ListConfig)
+            and not is_dataclass(node._metadata.element_type)
+            and isinstance(raw[key], str | int | float)
+        ):
+            OmegaConf.update(raw, str(key), [raw[key]], merge=False)
+    return raw
 
 
 def _refuse_empty(value: Any, key: str = "") -> None:
@@ -116,7 +151,7 @@ def _refuse_empty(value: Any, key: str = "") -> None:
 def _names_an_option(override: str) -> bool:
     """Say whether an override is of a plain setting, or chooses what a group has."""
     group, _, option = override.partition("=")
-    return not (DIRECTORY / group).is_dir() or (DIRECTORY / group / f"{option}.yaml").is_file()
+    return not (DIRECTORY / group).is_dir() or option in explained.options(group)
 
 
 def _writable(node: Any) -> Any:
@@ -127,28 +162,3 @@ def _writable(node: Any) -> Any:
             if not OmegaConf.is_missing(node, key):
                 _writable(node[key])
     return node
-
-
-def _explained(error: Exception, name: str, known: DictConfig) -> str:
-    """Put Hydra's many-line message into one line with the way out."""
-    text = str(error)
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return f"unknown key '{found[1]}' for {name}{_nearest(found[1], known)}"
-    if found := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = found[1].rpartition("/")
-        choices = sorted(path.stem for path in (DIRECTORY / group).glob("*.yaml"))
-        return f"{group} has no option '{option}'; choose one of: {', '.join(choices)}"
-    if "mismatched input" in text or "token recognition" in text or "missing EQUAL" in text:
-        return f"cannot read the override: {text.splitlines()[0]}; write key=value"
-    return " ".join(text.split())
-
-
-def _nearest(key: str, known: DictConfig) -> str:
-    """Return '; did you mean …?' for the known key, or its last part, that is closest to `key`."""
-    names = [name for name, _ in leaves(known)] + [str(group) for group in known]
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    if not close:
-        by_last = {name.rpartition(".")[2]: name for name in names}
-        last = difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.6)
-        close = [by_last[name] for name in last]
-    return f"; did you mean '{close[0]}'?" if close else "; see --cfg job for all keys"

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import compose, leaves, override_key, typed
 from conf.exits import ConfigError, UserError
+from data_prep.prepare import PrepareConfig
 from pretrain.config import TrainConfig
 
 GIVEN = ["experiment=smoke", "data.index=DATA/index.json", "run_dir=RUN"]
@@ -91,7 +92,7 @@ def test_an_unknown_option_is_refused_with_the_choices():
         ("zero.stage=null", "zero.stage"),
         ("model.layers=[2]", "model.layers"),
         ("schedule.peak=high", "schedule.peak"),
-        ("tracking.tags=one", "tracking.tags"),
+        ("data.mix=one", "data.mix"),
         ("optim.beta1=null", "optim.beta1"),
     ],
 )
@@ -109,6 +110,44 @@ def test_what_is_no_override_is_refused_in_one_line(override: str):
 @pytest.mark.parametrize("override", ["model=null", "schedule=1", "batch=3"])
 def test_a_group_that_is_given_a_plain_value_is_named(override: str):
     assert refusal(override).startswith(override.partition("=")[0])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("zero=3", "zero has no option '3'; choose one of: stage0, stage1, stage2, stage3"),
+        ("model=[a]", "model has no option 'a'; choose one of: gpt2_124m, "),
+        ("batch.tokens=500k", "batch.tokens: '500k' is not a whole number; write 500000"),
+        ("batch.tokens=524,288", "is more than one value; write batch.tokens=524288"),
+        ("steps=1e3", "steps: '1000.0' is not a whole number; write 1000"),
+        ("steps=12h", "steps: '12h' is not a whole number"),
+        ("schedule.peak=high", "schedule.peak: 'high' is not a number"),
+        ("compile=maybe", "compile: 'maybe' is not true or false"),
+        ("seed=null", "seed: null is no value of it"),
+        ("tracking.project=a,b", "write tracking.project=[a,b] for a list, or '\"a,b\"' for one text"),
+        ("data.mix=DIR", "data.mix: a list is wanted; write data.mix=[…]"),
+        ("data.mix=[A,B]", "data.mix[0]: settings with names are wanted; write {NAME: VALUE, …}"),
+        ("evaluation.files=a.txt", "evaluation.files: settings with names are wanted"),
+        ("optim.lr=3e-4", "did you mean 'schedule.peak'?"),
+        ("learning_rate=3e-4", "did you mean 'schedule.peak'?"),
+        ("batch_size=512", "did you mean 'batch.tokens'?"),
+        ("max_steps=10", "did you mean 'steps'?"),
+        ("optim.foo=3", "unknown key 'optim.foo' for train; optim has: beta1, beta2, epsilon, "),
+    ],
+)
+def test_what_fits_nothing_is_refused_with_what_would_be_right(override: str, says: str):
+    message = refusal(override)
+    assert says in message
+    assert "\n" not in message
+
+
+def test_a_single_value_stands_for_a_list_of_one():
+    config = train_config("evaluation.tasks=lambada", "tracking.tags=one", "evaluation.prompts=[a,b]")
+    assert (config.evaluation.tasks, config.tracking.tags) == (["lambada"], ["one"])
+    assert config.evaluation.prompts == ["a", "b"]
+    prepare = compose("prepare", ["corpus.paths=DIR", "output=DATA"])
+    assert typed(PrepareConfig, prepare).corpus.paths == ["DIR"]
+    assert prepare.corpus.paths == "DIR", "what is given stays as it is"
 
 
 def test_a_missing_value_is_refused_with_the_words_to_add():

@@ -230,6 +230,13 @@ def test_a_secret_is_refused_as_a_setting_and_not_repeated(
     assert "canary" not in str(caught.value) or "interpolation" in named
 
 
+def test_a_text_in_the_place_of_a_number_is_no_secret(tmp_path: Path):
+    """`batch.tokens` is named like one."""
+    raw = frozen.settled([f"run_dir={tmp_path}", "steps=1", "data.index=DATA", "batch.tokens=500k"])
+    with pytest.raises(ConfigError, match=r"batch\.tokens: '500k' is not a whole number; write 500000"):
+        typed(TrainConfig, raw)
+
+
 @pytest.mark.parametrize(
     "text", ["a: &x [1]\nb: *x\n", "!!python/name:os.system\n", "- 1\n", "a: [\n", "\xff"]
 )
