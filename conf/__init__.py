@@ -32,7 +32,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
         try:
             composed = hydra_compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            known = hydra_compose(name)
+            known = hydra_compose(name, overrides=[each for each in overrides if _chooses(each)])
             raise ConfigError(explained.refused(error, name, _names(known))) from error
         except ValueError as error:  # Hydra's own, for a group that is given no name, as in model=null
             odd = next((each for each in overrides if not _names_an_option(each)), "")
@@ -60,11 +60,12 @@ def typed(schema: type[Config], raw: DictConfig) -> Config:
     try:
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(structured, raw)))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
+        inside = raw._get_full_key(None)  # of a part, where it stands in the whole
+        key = ".".join(filter(None, (inside, getattr(error, "full_key", None))))
         text = str(error).splitlines()[0]
         if "not in" in text:
-            text = f"unknown key '{key}'{explained.nearest(str(key), _names(structured))}"
-            raise ConfigError(text) from error
+            known = [f"{inside}.{each}" if inside else each for each in _names(structured)]
+            raise ConfigError(f"unknown key '{key}'{explained.nearest(key, known)}") from error
         raise ConfigError(explained.mistyped(key, text) if key else text) from error
     except ValueError as error:  # a dataclass's own check
         raise ConfigError(str(error)) from error
@@ -148,10 +149,15 @@ def _refuse_empty(value: Any, key: str = "") -> None:
         )
 
 
+def _chooses(override: str) -> bool:
+    """Say whether an override names what a group has."""
+    group, _, option = override.partition("=")
+    return option in explained.options(group)
+
+
 def _names_an_option(override: str) -> bool:
     """Say whether an override is of a plain setting, or chooses what a group has."""
-    group, _, option = override.partition("=")
-    return not (DIRECTORY / group).is_dir() or option in explained.options(group)
+    return not (DIRECTORY / override.partition("=")[0]).is_dir() or _chooses(override)
 
 
 def _writable(node: Any) -> Any:

@@ -27,6 +27,11 @@ class InspectConfig:
     characters: int
     html: str | None
 
+    def __post_init__(self) -> None:
+        for name in ("documents", "characters"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is negative; 0 prints none")
+
 
 def main(overrides: list[str]) -> None:
     """Print the report of a data set."""

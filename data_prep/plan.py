@@ -282,7 +282,7 @@ def _refuse_other_settings(output: Path, planned: Mapping[str, Any], asked: Mapp
                 before = planned.get(group, {}).get(key)
                 raise ConfigError(
                     f"{output} was planned with {group}.{key}={before}, not {value}; "
-                    "use the same settings or another output"
+                    f"use the same settings or another output{_or_anew(output)}"
                 )
 
 
@@ -293,5 +293,10 @@ def _refuse_other_inputs(output: Path, planned: tuple[Input, ...], found: list[I
     different = [entry.path for entry in found if known.pop(entry.path, None) != entry] or list(known)
     raise DatasetError(
         f"{output} was planned from other files: {different[0]} is new, changed or left out; "
-        "use the same files or another output"
+        f"use the same files or another output{_or_anew(output)}"
     )
+
+
+def _or_anew(output: Path) -> str:
+    """Return how to begin anew where nothing is finished yet."""
+    return "" if (output / INDEX).exists() else f"; or begin anew: rm -r {output / PLAN} {output / SPILL}"

@@ -27,7 +27,10 @@ def settle(raw: DictConfig) -> None:
     }
     told = [name for name, value in given.items() if value is not None]
     if not told:
-        raise ConfigError("steps has no value; add steps=…, tokens=… or data.epochs=… to the command")
+        raise ConfigError(
+            f"steps has no value, and no run is in {raw.run_dir} to go on with; add experiment=NAME, or "
+            "steps=…, tokens=… or data.epochs=…"
+        )
     if len(told) > 1:
         raise ConfigError(f"{told[0]} and {told[1]} both say how long the run is; keep one")
     if given["steps"] is None:

@@ -9,7 +9,6 @@ and says which number would do. Speeds come from a model, or from measured runs 
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from conf import DIRECTORY, compose
 from conf.command import run
@@ -29,7 +28,7 @@ def main(overrides: list[str]) -> None:
         return
     chosen = [each.partition("=")[2] for each in overrides if each.startswith("experiment=")]
     asked = question(raw, config, chosen[-1] if chosen else "run")
-    calibrated = calibration(asked, Path(config.results))
+    calibrated = calibration(asked, config.measured)
     plans = [planned(asked, ranks, calibrated.factor) for ranks in (asked.ranks, *asked.sizes)]
     if config.format == "json":
         print(json.dumps(as_json(asked, plans, calibrated), indent=2))
@@ -71,7 +70,7 @@ def _all_text(overrides: list[str], config: PlanConfig) -> str:
     rows = []
     for name in names:
         asked = question(compose("plan", [f"experiment={name}", *rest]), config, name)
-        factor = calibration(asked, Path(config.results)).factor
+        factor = calibration(asked, config.measured).factor
         rows += [(asked, planned(asked, ranks, factor)) for ranks in asked.sizes]
     return sizes_table(rows, named=True)
 

@@ -83,6 +83,8 @@ def main(overrides: list[str]) -> None:
     tokenizer = load_tokenizer()
     model, _ = trained.chosen(run_dir=config.run_dir, hf=config.hf, checkpoint=config.checkpoint)
     between = ""
+    if not (prompts or config.prompts_file or config.form):
+        print("no prompt=… is given: a text of the model's own, from its beginning", file=sys.stderr)
     for prompt in _prompts(config):
         text = asked(config.form, prompt, config.examples)
         if _streams(config):

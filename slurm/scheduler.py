@@ -124,7 +124,9 @@ def partitions() -> list[Partition]:
     form = "%P|%a|%l|%N|%G|%c|%T|%D"
     answer = insist("sinfo", "--noheader", f"--format={form}")
     if answer.code:
-        raise OSError(f"sinfo: {answer.error}")
+        # Of several lines the last says what all of them came to.
+        why = re.sub(r"^sinfo: (error|fatal): ", "", answer.error.strip().rpartition("\n")[2])
+        raise OSError(f"sinfo: {why}")
     found: dict[str, Partition] = {}
     for line in answer.out.splitlines():
         name, up, limit, _, gres, cpus, state, count = line.split("|")

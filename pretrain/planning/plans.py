@@ -232,5 +232,8 @@ def _batch_remedy(question: Question, ranks: int) -> str:
     raised = "raise batch.warmup_from" if question.batch.warmup_from else "raise batch.tokens"
     if not sequences:
         return raised
-    most = max(each for each in range(1, min(ranks, sequences) + 1) if sequences % each == 0)
-    return f"at most {most} ranks can share {sequences:,} sequences; or {raised}"
+    shares = [each for each in range(1, sequences + 1) if sequences % each == 0]
+    below = max(each for each in shares if each <= ranks)
+    above = min((each for each in shares if each > ranks), default=None)
+    many = f"at most {below}" if above is None else f"{below} or {above}"
+    return f"{many} ranks can share {sequences:,} sequences; or {raised}"

@@ -16,6 +16,7 @@ from pretrain.planning.shape import Shape
 
 _A_GPU = Path("/dev/nvidia0")
 _DEFAULT_NODE = 8
+_MEASURED = "benchmarks/results"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class PlanConfig:
     failures_per_gpu_hour: float | None = None  # null: Llama 3's
     startup_seconds: float = 120.0
     storage_gb_per_s: float = 2.0  # of one node, to the shared disk
-    results: str = "benchmarks/results"  # where measured speeds lie
+    results: str | None = None  # where measured speeds lie; null: benchmarks/results, if it is there
     format: str = "text"
 
     def __post_init__(self) -> None:
@@ -81,9 +82,19 @@ class PlanConfig:
             raise ValueError(f"sizes {self.sizes} must be numbers of GPUs, each at least 1")
         if self.format not in ("text", "json"):
             raise ValueError(f"format {self.format!r} is not one of: text, json")
-        for name in ("startup_seconds", "storage_gb_per_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} {getattr(self, name)} must be above 0")
+        if self.usd_per_gpu_hour is not None and not self.usd_per_gpu_hour >= 0:
+            raise ValueError(f"usd_per_gpu_hour {self.usd_per_gpu_hour} is negative; null is what llm.c paid")
+        for name in ("startup_seconds", "storage_gb_per_s", "failures_per_gpu_hour"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} {value} must be above 0")
+        if self.results is not None and not Path(self.results).is_dir():
+            raise ValueError(f"results={self.results} is not a folder; name that of the measured speeds")
+
+    @property
+    def measured(self) -> Path:
+        """Return the folder of the measured speeds."""
+        return Path(self.results or _MEASURED)
 
 
 def plan_config(raw: DictConfig) -> PlanConfig:
@@ -120,7 +131,7 @@ def question(raw: DictConfig, config: PlanConfig, name: str) -> Question:
         ranks_per_node=per_node,
         limit_hours=limit_hours(train.get("time")),
         sizes=tuple(config.sizes),
-        usd_per_gpu_hour=config.usd_per_gpu_hour or device.usd_per_hour,
+        usd_per_gpu_hour=device.usd_per_hour if config.usd_per_gpu_hour is None else config.usd_per_gpu_hour,
         failures_per_gpu_hour=config.failures_per_gpu_hour or FAILURES_PER_GPU_HOUR,
         startup_seconds=config.startup_seconds,
         storage_bytes_per_s=config.storage_gb_per_s * 1e9,

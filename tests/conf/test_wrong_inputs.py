@@ -144,3 +144,53 @@ def test_a_path_that_nobody_gave_is_our_own_bug(
     monkeypatch.setattr(sys, "argv", ["command", f"run_dir={tmp_path}", "steps=9"])
     with pytest.raises(OSError, match="no"):
         command.run(main, name="pretrain.command", config="train", usage=None)
+
+
+WRONG = [
+    ("pretrain.train run_dir=nosuch", "no run is in nosuch to go on with; add experiment=NAME"),
+    ("pretrain.plan experiment=gpt2_124m hardware=H100 gpus=7", "4 or 8 ranks can share 512 sequences"),
+    (
+        "pretrain.plan experiment=gpt2_124m hardware=H100 usd_per_gpu_hour=-2",
+        "usd_per_gpu_hour -2.0 is negative",
+    ),
+    ("pretrain.plan experiment=gpt2_124m hardware=H100 failures_per_gpu_hour=0", "must be above 0"),
+    ("pretrain.plan experiment=gpt2_124m hardware=H100 results=/nope", "results=/nope is not a folder"),
+    ("data_prep.inspect output={data} documents=-1", "documents=-1 is negative"),
+    ("data_prep.inspect output={data} characters=-1", "characters=-1 is negative"),
+    (
+        "slurm.submit experiment=smoke run_dir=R cluster=slurm cluster.slurm.train.nodez=2",
+        "'cluster.slurm.train.nodes'?",
+    ),
+    (
+        "slurm.submit experiment=smoke run_dir=R data.synthetic=yes",
+        "data.synthetic: 'yes' is not a whole number",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), WRONG)
+def test_what_is_asked_for_wrongly_is_refused(
+    line: str,
+    says: str,
+    *,
+    tiny_index: Path,
+    begin: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    module, *arguments = line.format(data=tiny_index.parent).split()
+    code, _, said = seen(main_of(module, begin), arguments, monkeypatch, capsys)
+    assert (code, says in said, said.count("\n")) == (Exit.CONFIG, True, 1), said
+
+
+def test_of_what_slurm_says_without_a_controller_the_last_line_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    said = "sinfo: error: DNS SRV lookup failed\\nsinfo: fatal: Could not establish a configuration source"
+    (tmp_path / "sinfo").write_text(f"#!/bin/sh\nprintf '{said}\\n' >&2\nexit 1\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    arguments = ["experiment=smoke", f"run_dir={tmp_path}/run", "cluster=slurm", "data.synthetic=9"]
+    _, _, told = seen(main_of("slurm.submit", print), arguments, monkeypatch, capsys)
+    assert "fault: sinfo: Could not establish a configuration source; is this a login node" in told
+    assert "DNS" not in told

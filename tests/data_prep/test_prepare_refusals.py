@@ -11,7 +11,7 @@ import pytest
 from corpora import as_jsonl
 
 from conf.exits import Exit
-from data_prep import prepare
+from data_prep import finalize, prepare
 
 SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1", "workers=1"]
 Called = Callable[..., tuple[int, str]]
@@ -41,6 +41,19 @@ def test_other_or_changed_inputs_on_the_same_output_are_refused(
         code, line = exit_line("prepare", *arguments, "task_count=2", "task_index=1")
         assert (code, line.count("\n")) == (Exit.DATASET, 1)
         assert "planned from other files" in line
+
+
+def test_after_a_wrong_corpus_the_way_to_begin_anew_is_told_until_the_data_set_is_finished(
+    corpus: list[Path], tmp_path: Path, exit_line: Called
+):
+    output = tmp_path / "data"
+    right = ["corpus=jsonl", f"corpus.paths={corpus[0]}", f"output={output}", *SMALL]
+    wrong = ["corpus=text", *right[1:]]
+    anew = f"or begin anew: rm -r {output}/plan.json {output}/spill"
+    prepare.main(wrong)
+    assert anew in exit_line("prepare", *right)[1]
+    finalize.main([f"output={output}"])
+    assert "begin anew" not in exit_line("prepare", *right)[1]
 
 
 def test_a_folder_that_holds_another_data_set_is_refused(

@@ -67,11 +67,15 @@ def test_prompts_come_from_a_file_and_a_sample_without_one_begins_a_document(
 ):
     (tmp_path / "prompts.txt").write_text("one\\ntwo\n\nthree\n")
     sample.main([f"run_dir={tiny_run}", f"prompts_file={tmp_path / 'prompts.txt'}", "tokens=3"])
-    first, second = capsys.readouterr().out.split("---\n")
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    first, second = printed.out.split("---\n")
     assert first.startswith("one\ntwo")
     assert second.startswith("three")
     sample.main([f"run_dir={tiny_run}", "tokens=3"])
-    assert "<|endoftext|>" not in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "<|endoftext|>" not in printed.out
+    assert printed.err == "no prompt=… is given: a text of the model's own, from its beginning\n"
     with pytest.raises(ConfigError, match="cannot be read"):
         sample.main([f"run_dir={tiny_run}", "prompts_file=nowhere.txt"])
 

@@ -100,7 +100,7 @@ def test_a_run_is_as_long_as_its_steps_tokens_or_epochs_say(settings: list[str],
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["steps=null"], r"steps has no value; add steps=…, tokens=… or data\.epochs=…"),
+        (["steps=null"], r"no run is in .* to go on with; add experiment=NAME, or steps=…, tokens=…"),
         (["tokens=5000"], "steps and tokens both say how long"),
         (["tokens=5000", "data.epochs=1", "steps=null"], r"tokens and data\.epochs both say"),
     ],
