@@ -53,3 +53,9 @@ def test_links_of_the_pages_outside_the_site_lead_somewhere():
         links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
         local = [link for link in links if "://" not in link]
         assert [link for link in local if not (page.parent / link).exists()] == [], page
+
+
+def test_the_start_page_leads_to_every_other():
+    linked = set(re.findall(r"\]\((\w+)\.md\)", (ROOT / "docs" / "index.md").read_text()))
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert linked >= pages, pages - linked
