@@ -7,7 +7,8 @@ usage: python -m data_prep.prepare corpus=KIND corpus.paths=[FILE,FOLDER,GLOB,â€
   corpus=parquet   each row is a document; corpus.text_key=text names the column
   corpus=json      each item of an array is a document
   corpus=stdlib    the running interpreter's own library; needs no paths
-  corpus=openwebtext | fineweb_10bt | fineweb_edu_10bt | wikitext103 | tinystories: from the hub hf://
+  corpus=openwebtext | fineweb_10bt | fineweb_100bt | fineweb_edu_10bt | fineweb_edu_100bt | wikitext103 |
+         tinystories: from the hub hf://
 
   Paths may be URLs (s3:// gs:// https:// hf://datasets/â€¦); files may end in .gz .zst .xz .bz2.
 

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from conf import DIRECTORY, compose, typed
 from conf.exits import ConfigError, DatasetError, Exit
 from data_prep import prepare
 from data_prep.remote import is_remote
 from data_prep.sources import CorpusConfig, check_unchanged, list_corpus, list_inputs
+
+DOCS = DIRECTORY.parent / "docs"
 
 
 def found(root: Path, *paths: str, suffixes: tuple[str, ...] = (".txt",)) -> list[str]:
@@ -168,6 +171,27 @@ def test_every_preset_is_a_corpus(preset: str):
             else "none is expected|1,801,350 rows"
         )
         assert re.search(told, written), "its number of documents, or that it is not known"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_help_and_the_page_name_every_preset(preset: str):
+    assert re.search(rf"\b{preset}\b", prepare.__doc__ or "")
+    assert f"| `{preset}` |" in (DOCS / "corpora.md").read_text()
+
+
+def test_the_corpus_that_the_pages_show_finds_its_files_in_a_folder(tmp_path: Path):
+    shown = [
+        block
+        for page in sorted(DOCS.glob("*.md"))
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)
+        if re.search(r"^kind: ", block, re.M)
+    ]
+    assert len(shown) == 1, "one place shows how a corpus is written"
+    corpus = typed(CorpusConfig, OmegaConf.create({**OmegaConf.create(shown[0]), "paths": [str(tmp_path)]}))
+    for packed in ("", ".gz", ".zst"):
+        (tmp_path / f"part{corpus.suffixes[0]}{packed}").touch()
+    (tmp_path / "SHA256SUMS").touch()
+    assert len(list_inputs(corpus)) == 3
 
 
 def test_the_hub_is_asked_for_what_a_preset_names(monkeypatch: pytest.MonkeyPatch):
