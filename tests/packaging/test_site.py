@@ -55,6 +55,22 @@ def test_links_of_the_pages_outside_the_site_lead_somewhere():
         assert [link for link in local if not (page.parent / link).exists()] == [], page
 
 
+def test_the_files_that_a_page_names_are_there():
+    named = re.compile(
+        r"(?<![\w./-])((?:tests|benchmarks|conf|data_prep|end_to_end|examples|faults|pretrain|slurm)/[\w/.-]+\.\w+)"
+    )
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    missing = {
+        (page.name, path)
+        for page in pages
+        for path in named.findall(page.read_text())
+        if not (ROOT / path).exists() and not (ROOT / "tests" / path).exists()
+    }
+    # What the reader is asked to write.
+    own = {"conf/cluster/mine.yaml", "conf/corpus/mycorpus.yaml", "conf/model/gpt2_250m.yaml"}
+    assert {(page, path) for page, path in missing if path not in own} == set()
+
+
 def test_the_start_page_leads_to_every_other():
     linked = set(re.findall(r"\]\((\w+)\.md\)", (ROOT / "docs" / "index.md").read_text()))
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
