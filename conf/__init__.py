@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import explained
 from conf.exits import ConfigError
-from conf.explained import DIRECTORY
+from conf.folders import DIRECTORY as DIRECTORY
+from conf.folders import options, search_path
 
 Config = TypeVar("Config")
 
@@ -28,11 +29,12 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     Raises ConfigError, naming the nearest key or the choices, for an override that fits nothing, and for
     a setting that is empty.
     """
+    own = search_path()
     with initialize_config_dir(config_dir=str(DIRECTORY), version_base=None):
         try:
-            composed = hydra_compose(name, overrides=list(overrides))
+            composed = hydra_compose(name, overrides=[*own, *overrides])
         except (HydraException, OmegaConfBaseException) as error:
-            known = hydra_compose(name, overrides=[each for each in overrides if _chooses(each)])
+            known = hydra_compose(name, overrides=[*own, *(each for each in overrides if _chooses(each))])
             raise ConfigError(explained.refused(error, name, _names(known))) from error
         except ValueError as error:  # Hydra's own, for a group that is given no name, as in model=null
             odd = next((each for each in overrides if not _names_an_option(each)), "")
@@ -73,9 +75,10 @@ def typed(schema: type[Config], raw: DictConfig) -> Config:
 
 def option(group: str, name: str) -> DictConfig:
     """Return `conf/<group>/<name>.yaml` alone. Raises ConfigError, naming the choices, if there is none."""
-    if name not in explained.options(group):
+    choices = options(group)
+    if name not in choices:
         raise ConfigError(explained.no_option(group, name))
-    return cast(DictConfig, OmegaConf.load(DIRECTORY / group / f"{name}.yaml"))
+    return cast(DictConfig, OmegaConf.load(choices[name]))
 
 
 def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -152,12 +155,13 @@ def _refuse_empty(value: Any, key: str = "") -> None:
 def _chooses(override: str) -> bool:
     """Say whether an override names what a group has."""
     group, _, option = override.partition("=")
-    return option in explained.options(group)
+    return option in options(group)
 
 
 def _names_an_option(override: str) -> bool:
     """Say whether an override is of a plain setting, or chooses what a group has."""
-    return not (DIRECTORY / override.partition("=")[0]).is_dir() or _chooses(override)
+    group, _, option = override.partition("=")
+    return not (choices := options(group)) or option in choices
 
 
 def _writable(node: Any) -> Any:

@@ -3,9 +3,8 @@
 import difflib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-DIRECTORY = Path(__file__).resolve().parent
+from conf.folders import options
 
 # What other trainers call it.
 _OTHER_NAMES = {
@@ -25,11 +24,6 @@ _OTHER_NAMES = {
 }
 _WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 _TIMES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
-
-
-def options(group: str) -> list[str]:
-    """Return the names that a group of conf/ knows."""
-    return sorted(path.stem for path in (DIRECTORY / group).glob("*.yaml"))
 
 
 def no_option(group: str, name: str) -> str:
