@@ -6,6 +6,7 @@ Nothing here changes the machine but for a probe file, written and removed in th
 import errno
 import fcntl
 import os
+import re
 import resource
 import shutil
 import socket
@@ -25,6 +26,7 @@ from conf.exits import DatasetError
 from data_prep.tokenizer import load_tokenizer
 
 DISTRIBUTION = "gpt2-pretrain"
+_DEVELOPERS = "dev"  # the one extra that serves no run
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 # NCCL and gloo put their buffers there; Docker's default of 64 MB is too small for either.
 _LEAST_SHARED_BYTES = 1 << 30
@@ -33,8 +35,8 @@ _LEAST_FREE_BYTES = 5 << 30
 _LEAST_OPEN_FILES = 4096
 _BFLOAT16_CAPABILITY = (8, 0)  # Ampere; before it, bf16 is emulated
 _ANSWER_SECONDS = 20.0
-# Extra of pyproject.toml: the package that shows that it is installed.
-_EXTRAS = {"fast": "gigatoken", "remote": "s3fs", "workspace": "wandb-workspaces"}
+# What a requirement says: its name, its pinned version, and the extra that asks for it.
+_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^=;]*==(?P<version>[^;\s]+)(?:.*extra == \"(?P<extra>\w+)\")?")
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,7 @@ def interpreter(_: Path) -> Iterator[Finding]:
         yield Finding("fault", "packages", f"{', '.join(others)}; install the pinned ones: make setup")
     else:
         yield Finding("ok", "packages", f"torch {torch.__version__}, all {len(_pins())} pins as tested")
-    extras = [extra for extra, package in _EXTRAS.items() if _installed(package)]
-    yield Finding(
-        "ok", "extras", ", ".join(extras) or "none; pip install 'gpt2-pretrain[fast,remote]' adds some"
-    )
+    yield Finding("ok", "extras", _extras())
 
 
 def gpus(_: Path) -> Iterator[Finding]:
@@ -226,11 +225,24 @@ FINDERS: tuple[Finder, ...] = (
 )
 
 
-def _pins() -> list[tuple[str, str]]:
-    """Return (name, version) of each package that this installation pins."""
-    required = metadata.requires(DISTRIBUTION) or []
-    plain = [text for text in required if "==" in text and ";" not in text]
-    return [(name, version) for name, _, version in (text.partition("==") for text in plain)]
+def _pins(extra: str | None = None) -> list[tuple[str, str]]:
+    """Return (name, version) of each package that this installation pins, or that an extra adds."""
+    found = [_REQUIREMENT.match(text) for text in metadata.requires(DISTRIBUTION) or []]
+    return [(pin["name"], pin["version"]) for pin in found if pin and pin["extra"] == extra]
+
+
+def _extras() -> str:
+    """Return which extras are installed in whole, and which packages the others lack."""
+    names = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    lacking = {
+        extra: [name for name, _ in _pins(extra) if not _installed(name)]
+        for extra in names
+        if extra != _DEVELOPERS
+    }
+    whole = [extra for extra, packages in lacking.items() if not packages]
+    absent = [f"{extra} ({', '.join(packages)})" for extra, packages in lacking.items() if packages]
+    way_out = f"pip install '{DISTRIBUTION}[NAME]' adds: {', '.join(absent)}" if absent else ""
+    return "; ".join(filter(None, (", ".join(whole) or "none", way_out)))
 
 
 def _installed(package: str) -> str | None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -131,3 +132,20 @@ def test_help_needs_no_machine():
         [sys.executable, "-m", "pretrain.doctor", "--help"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("Look at this machine")
+
+
+def test_every_extra_of_the_package_is_told_with_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"]) - {"dev"}
+    there = machine._installed
+    for absent in ("tensorboardX", "gcsfs"):
+        monkeypatch.setattr(
+            machine, "_installed", lambda name, absent=absent: None if name == absent else there("numpy")
+        )
+        text = next(found.text for found in machine.interpreter(tmp_path) if found.subject == "extras")
+        whole, _, lacking = text.partition("; ")
+        extra = "tensorboard" if absent == "tensorboardX" else "remote"
+        assert set(whole.split(", ")) == extras - {extra}
+        assert lacking == f"pip install 'gpt2-pretrain[NAME]' adds: {extra} ({absent})"
