@@ -4,13 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# Where PyTorch's builds without CUDA are; see the Makefile.
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 PACKAGES = ("conf", "data_prep", "pretrain", "slurm")
 
 
@@ -31,19 +35,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel alone in a new environment; its dependencies are those of this one."""
+    """Install the wheel and its dependencies in a new environment, from pip's cache or the network."""
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=False, symlinks=True)
-    packages = next(folder.glob("lib/python*/site-packages"))
-    (packages / "dependencies.pth").write_text(f"{_site_packages()}\n")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(packages)
+    venv.create(folder, with_pip=True, symlinks=True)
+    # In one command, so that no other torch is taken; of the build that this machine needs.
+    torch, deepspeed = metadata.version("torch"), metadata.version("deepspeed")
+    install = ["-m", "pip", "install", "--quiet", f"torch=={torch}", f"deepspeed=={deepspeed}", str(wheel)]
+    if torch.endswith("+cpu") and _reachable(CPU_BUILDS):
+        install += ["--extra-index-url", CPU_BUILDS]
+    done = run(folder / "bin" / "python", folder, *install)
+    assert done.returncode == 0, done.stderr
     return folder / "bin" / "python"
 
 
-def _site_packages() -> str:
-    """Return where this environment's packages are; its editable install of the project is not among them."""
-    return next(path for path in sys.path if path.endswith("site-packages"))
+def _reachable(address: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{address}/", timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def run(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,24 +74,27 @@ def test_the_wheel_holds_every_file_that_is_read_at_run_time(wheel: Path):
 
 
 @pytest.mark.slow
-def test_outside_the_checkout_it_prepares_plans_and_trains(python: Path, tmp_path: Path):
-    where = run(python, tmp_path, "-c", "import conf, pretrain; print(conf.__file__, pretrain.__file__)")
-    assert str(ROOT) not in where.stdout, where.stdout
+@pytest.mark.timeout(1800)
+def test_installed_alone_it_prepares_plans_and_trains_with_files_of_the_users_own(
+    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    where = run(python, tmp_path, "-c", "import conf, pretrain, torch; print(conf, pretrain, torch)")
+    assert where.stdout.count(str(python.parents[1])) == 3, where.stdout + where.stderr
     (tmp_path / "text.txt").write_text("".join(f"Line {n} of a text.\n" for n in range(3000)))
+    for group in ("corpus", "cluster"):
+        (tmp_path / "own" / group).mkdir(parents=True)
+    (tmp_path / "own" / "corpus" / "mine.yaml").write_text("kind: text\npaths: [text.txt]\n")
+    (tmp_path / "own" / "cluster" / "site.yaml").write_text("defaults: [h100x8_infiniband]\nname: site\n")
+    monkeypatch.setenv("PRETRAIN_CONF", str(tmp_path / "own"))
     sizes = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]
+    given = ["experiment=smoke", "data.index=shards/index.json", "run_dir=run", "steps=2"]
     for arguments in (
-        ("-m", "data_prep.prepare", "corpus=text", "corpus.paths=[text.txt]", "output=shards", *sizes),
-        ("-m", "data_prep.finalize", "output=shards"),
-        ("-m", "pretrain.plan", "experiment=gpt2_124m"),
-        (
-            "-m",
-            "pretrain.train",
-            "experiment=smoke",
-            "data.index=shards/index.json",
-            "run_dir=run",
-            "steps=2",
-        ),
+        ("pretrain.doctor", "ranks=0"),
+        ("data_prep.prepare", "corpus=mine", "output=shards", *sizes),
+        ("data_prep.finalize", "output=shards"),
+        ("pretrain.plan", "experiment=gpt2_124m", "cluster=site"),
+        ("pretrain.train", *given),
     ):
-        done = run(python, tmp_path, *arguments)
-        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+        done = run(python, tmp_path, "-m", *arguments)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
     assert (tmp_path / "run" / "checkpoints" / "latest").exists()
