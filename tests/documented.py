@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [page for folder in ("slurm", "benchmarks") for page in sorted((ROOT / folder).glob("*.md"))]
 
@@ -30,12 +30,17 @@ _PROGRAMS += (
     "docker",
     "apptainer",
     "pip",
-    "lm_eval",
+    "pytest",
     "for",
     "CUDA_VISIBLE_DEVICES=0",
     "tensorboard",
+    "export",
+    "tests/slurm/cluster",
+    "scontrol",
+    "touch",
 )
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.M | re.S)
+_SHELL = ("", "bash", "sh")
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
@@ -54,14 +59,26 @@ class Command:
     @property
     def module(self) -> str | None:
         """The module that it runs with -m, the launcher's own options passed over."""
-        words = self.words
-        return words[words.index("-m") + 1] if "-m" in words[:-1] else None
+        at = self._module_at
+        return self.words[at] if at else None
 
     @property
     def settings(self) -> list[str]:
         """What stands behind the module."""
+        at = self._module_at
+        return self.words[at + 1 :] if at else []
+
+    @property
+    def _module_at(self) -> int:
+        """The place of the module among the words; 0 if there is none."""
         words = self.words
-        return words[words.index("-m") + 2 :] if self.module else []
+        return next((at for at, word in enumerate(words) if at and words[at - 1] in ("-m", "--module")), 0)
+
+
+def hidden(page: Path) -> list[str]:
+    """Return the commands that stand in a block of another kind, where `commands` does not look."""
+    blocks = [match for match in _FENCE.finditer(page.read_text()) if match["language"] not in _SHELL]
+    return [line for match in blocks for line in match["text"].splitlines() if _is_command(line)]
 
 
 def commands(page: Path, root: Path = ROOT) -> list[Command]:
@@ -77,7 +94,7 @@ def commands(page: Path, root: Path = ROOT) -> list[Command]:
 def _lines(block: re.Match[str]) -> Iterator[str]:
     """Yield the commands of a block of them; nothing of a diagram, a listing or a program's output."""
     lines = block["text"].replace("\\\n", " ").splitlines()
-    if block["language"] not in ("", "bash", "sh") or not any(_is_command(line) for line in lines[:2]):
+    if block["language"] not in _SHELL or not any(_is_command(line) for line in lines[:2]):
         return
     for line in lines:
         yield from (part.strip() for part in line.split(" && ") if _is_command(part.strip()))
