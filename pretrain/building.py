@@ -54,11 +54,7 @@ def built(
 ) -> Iterator[Run]:
     """Build everything that trains, with the state of the newest checkpoint, if there is one."""
     config, plan = run_dir.config, run_dir.plan
-    if config.fp8 and not has_float8(world.device):
-        raise ConfigError(
-            "fp8=true needs a GPU of compute capability 8.9 (Ada, Hopper) or later; use fp8=false"
-        )
-    model = _model(run_dir)
+    model = _model(run_dir, world)
     engine = _engine(model, config, plan, world)
     checkpoints = _checkpoints(run_dir, world, tracker, heart)
     began_loading = time.perf_counter()
@@ -121,9 +117,13 @@ def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> E
     )
 
 
-def _model(run_dir: Opened) -> GPT:
+def _model(run_dir: Opened, world: World) -> GPT:
     """Return the model as the run begins; where it has a checkpoint, that one counts."""
     config = run_dir.config
+    if config.fp8 and not has_float8(world.device):
+        raise ConfigError(
+            "fp8=true needs a GPU of compute capability 8.9 (Ada, Hopper) or later; use fp8=false"
+        )
     model = GPT(
         config.model,
         end_of_text=config.end_of_text,

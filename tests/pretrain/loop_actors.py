@@ -19,11 +19,13 @@ from pretrain.norms import Norms, NormsConfig
 from pretrain.roll_back import RollBack, RollBackConfig
 from pretrain.run import Run
 from pretrain.schedule import ScheduleConfig
+from pretrain.step.lengths import RowLengths
 from pretrain.stream.data import Batch
 from pretrain.stream.detours import Detour, landed
 
 PLAN = BatchPlan(sequences=8, ranks=1, accumulation=2, micro_sequences=4)
 SCHEDULE = ScheduleConfig(warmup_steps=3)
+SEQUENCE_TOKENS = 16
 
 
 class Actors:
@@ -177,7 +179,8 @@ def told(world: World, tmp_path: Path, actors: Actors, *, first: int = 0, **chan
     )
     settings: dict[str, Any] = {"steps": 10, "stop_at": None, "log_every": 3, "validate_every": 5}
     settings |= {"evaluate_every": 0, "patience": None, **changed}
-    config = LoopConfig(schedule=SCHEDULE, checkpoint=checkpoint, **settings)
+    lengths = RowLengths(SEQUENCE_TOKENS, SEQUENCE_TOKENS)
+    config = LoopConfig(schedule=SCHEDULE, checkpoint=checkpoint, lengths=lengths, **settings)
     actors.step = actors.adam_steps = first
     role: Any = actors
     run = Run(
@@ -192,7 +195,7 @@ def told(world: World, tmp_path: Path, actors: Actors, *, first: int = 0, **chan
         console=role,
         meter=Meter(Scale(50, 300.0, 1e6), world),
         stop=role,
-        sequence_tokens=16,
+        sequence_tokens=SEQUENCE_TOKENS,
         startup_seconds=None,
         norms=Norms(NormsConfig(), world, parameters=[], kept=lambda *_: 0.9),
         health=Health(HealthConfig(compare_every=1000), world, tmp_path),

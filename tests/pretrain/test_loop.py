@@ -17,6 +17,7 @@ from pretrain.distributed import World
 from pretrain.engine import StepResult
 from pretrain.loop import LoopConfig, due, train
 from pretrain.schedule import learning_rate
+from pretrain.step.lengths import RowLengths
 
 
 def test_a_run_reports_validates_and_saves_when_due_and_at_its_last_step(world: World, tmp_path: Path):
@@ -208,6 +209,7 @@ def _loop(**changed: Any) -> LoopConfig:
     return LoopConfig(
         schedule=SCHEDULE,
         checkpoint=checkpoint,
+        lengths=RowLengths(8, 8),
         **{**settings, "evaluate_every": 0, "patience": None, **changed},
     )
 
