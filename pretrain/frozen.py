@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -35,14 +35,6 @@ _MOST_BYTES = 1 << 20
 _SHAPE = ("layers", "heads", "channels", "context", "vocabulary", "padded_vocabulary")
 
 
-class Borne(TypedDict):
-    """What every checkpoint of a run bears."""
-
-    run_id: str
-    config_sha256: str
-    dataset_fingerprint: str
-
-
 @dataclass(frozen=True)
 class Identity:
     """What makes two attempts the same run."""
@@ -53,7 +45,7 @@ class Identity:
     dataset_fingerprint: str
 
     @property
-    def borne(self) -> Borne:
+    def borne(self) -> dict[str, str]:
         """Return what every checkpoint of the run bears."""
         return {
             "run_id": self.run_id,

@@ -86,7 +86,9 @@ def _device() -> torch.device:
 def _newest(run_dir: Path, config: TrainConfig, identity: frozen.Identity) -> commit.Checkpoint:
     found = commit.newest_valid(
         run_dir / DIRECTORY,
-        **identity.borne,
+        run_id=identity.run_id,
+        config_sha256=identity.config_sha256,
+        dataset_fingerprint=identity.dataset_fingerprint,
         repair=False,
         on_rejected=lambda path, why: print(f"passed over {path.name}: {why}", file=sys.stderr),
     )
