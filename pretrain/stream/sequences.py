@@ -4,7 +4,7 @@ A block is read once, checked as it is opened, and kept in a fixed piece of memo
 long left it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -52,17 +52,12 @@ class Sequences:
         self.bytes_read = 0
         self.damaged: dict[int, CorruptError] = {}
         self._shards = index.splits[split].shards
-        counts, last_tokens = sizes(self._shards)
-        self._first = np.concatenate([[0], np.cumsum(counts)])  # block of each shard
+        self._first, self.rows_per_block = _layout(self._shards, index.block_tokens, sequence_tokens)
         self.width = sequence_tokens + 1
         self._tokens = sequence_tokens
         self._block_tokens = index.block_tokens  # of each but a shard's last
         self._tolerant = tolerant
         self._end_of_text = index.end_of_text if align == "document" else None
-        # A block's last incomplete row, fewer than T tokens at the end of a shard, is not a sequence.
-        rows = index.block_tokens // sequence_tokens
-        self.rows_per_block = np.full(self._first[-1], rows, np.min_scalar_type(rows))
-        self.rows_per_block[self._first[1:][counts > 0] - 1] = last_tokens[counts > 0] // sequence_tokens
         capacity = max(1, min(cached_blocks, len(self.rows_per_block)))
         # Memory is taken page by page as blocks arrive, not now.
         self._memory = np.empty((capacity, index.block_tokens + 1), DTYPE)
@@ -165,6 +160,20 @@ class Sequences:
     def _member(self, block: int) -> tuple[Shard, int]:
         shard = int(np.searchsorted(self._first, block, side="right")) - 1
         return self._shards[shard], block - int(self._first[shard])
+
+
+def _layout(
+    shards: Sequence[Shard], block_tokens: int, sequence_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first block of each shard, and of none behind the last; and the sequences of each block.
+
+    A block's last incomplete row, fewer than T tokens at the end of a shard, is not a sequence.
+    """
+    counts, last_tokens = sizes(shards)
+    firsts, rows = np.concatenate([[0], np.cumsum(counts)]), block_tokens // sequence_tokens
+    rows_per_block = np.full(firsts[-1], rows, np.min_scalar_type(rows))
+    rows_per_block[firsts[1:][counts > 0] - 1] = last_tokens[counts > 0] // sequence_tokens
+    return firsts, rows_per_block
 
 
 def _aligned(tokens: np.ndarray, starts: np.ndarray, length: int, end_of_text: int) -> np.ndarray:
