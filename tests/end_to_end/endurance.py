@@ -102,6 +102,7 @@ class Chain:
         self._settings = configuration.of(shards, self._run_dir)
         self._directory = directory
         self._random = random.Random(seed)
+        self._had_begun = False  # the attempt that the disk refused something
 
     def live(self, kinds: Sequence[str], most_faults: int, tally: Tally, twin: Path) -> None:
         """Meet up to `most_faults` faults of `kinds`, run to the end, and compare with the `twin`."""
@@ -182,6 +183,8 @@ class Chain:
         fault = f"{self._random.choice(points)}:{action}@{self._random.randint(1, 3)}#{rank}"
         job = self._job(FAULTS=fault)
         codes = job.wait()
+        said = job.output()
+        self._had_begun = "begins:" in said or "resumed at" in said  # before, it may refuse the lease
         return f"faults: FAULTS={fault.partition('#')[0]}" in job.output(rank), codes
 
     def _tear(self) -> tuple[bool, list[int]]:
@@ -207,7 +210,7 @@ class Chain:
         """Hold the exit codes against what happened: a stop that was heard is agreed on by all."""
         if kind == "stop" and Exit.REQUEUE in codes and set(codes) != {Exit.REQUEUE}:
             tally.wrong.append(f"{self._directory}: asked to stop, the ranks left with {codes}")
-        if kind == "disk" and Exit.DISK in codes:
+        if kind == "disk" and Exit.DISK in codes and self._had_begun:
             tally.wrong.append(f"{self._directory}: one refusal of the disk ended the run")
         if any(code in (Exit.CONFIG, Exit.DATASET, Exit.NO_CHECKPOINT, Exit.LEASE_HELD) for code in codes):
             tally.wrong.append(f"{self._directory}: after {kind} the ranks left with {codes}")

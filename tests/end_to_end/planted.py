@@ -90,16 +90,16 @@ def hang_in_save(step: int) -> None:
 
 def slow_save(step: int) -> None:
     """Never finish writing this rank's file of the state after `step`, while training goes on."""
-    from pretrain import checkpoint
+    from pretrain import state_file
 
-    original = checkpoint._write
+    original = state_file.write
 
     def write(directory, *arguments):
         if f"-{step:08d}-" in directory.name:
             time.sleep(FOR_EVER)
         return original(directory, *arguments)
 
-    checkpoint._write = write
+    state_file.write = write
 
 
 def hang_in_evaluation(step: int) -> None:
