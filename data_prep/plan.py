@@ -6,7 +6,7 @@ the first wins, and every later task must agree with it.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,19 @@ from conf.exits import ConfigError, DatasetError
 from data_prep.checksums import check_hash
 from data_prep.contamination import DecontaminationConfig, load_evaluation
 from data_prep.density import tokens_per_byte
-from data_prep.documents import Piece, parquet_groups
+from data_prep.documents import Piece
 from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
 from data_prep.publish import publish_once
 from data_prep.routing import Routing
 from data_prep.shards import INDEX
 from data_prep.sources import CorpusConfig, Input, absolute
-from data_prep.streams import compression_of
+from data_prep.units import SizedPiece, grouped, pieces_of, text_of_a_unit
 
 PLAN = "plan.json"
 SPILL = "spill"
 # English web text and prose hold 3.9 to 4.5 bytes per GPT-2 token; only the shards' sizes hang on it.
 _BYTES_PER_TOKEN = 4
-# Text compressed by gzip, zstd, xz or bz2 is 2.5 to 4 times as long when unpacked.
-_PACKED_RATIO = 3
-# Units small enough to share a small corpus among many tasks, large enough that a unit's files do not count.
-_UNITS_WANTED = 64
-_SMALLEST_UNIT = 1 << 20
-_LARGEST_UNIT = 1 << 25
-
-_SizedPiece = tuple[int, int, int, int]  # input, start, stop, bytes of text
 
 
 @dataclass(frozen=True)
@@ -73,11 +65,11 @@ class Settings:
         record = asdict(self)
         for place in ("paths", "suffixes", "expected_documents", "expected_tokens", "checksums"):
             del record["corpus"][place]
-        if self.corpus.name is None:  # the index of a corpus without a name stays as it always was
-            del record["corpus"]["name"]
+        # An index without them stays as it always was.
+        for part, key in (("corpus", "name"), ("validation", "tokens")):
+            if record[part][key] is None:
+                del record[part][key]
         evaluation = load_evaluation(self.evaluation)
-        if self.validation.tokens is None:
-            del record["validation"]["tokens"]
         record["decontamination"]["sets"] = {name: evaluation.sha256(name) for name, _ in self.evaluation}
         return record
 
@@ -186,14 +178,14 @@ def _planned(inputs: list[Input], settings: Settings) -> bytes:
     if not any(known.bytes for known in inputs):
         raise DatasetError(f"the corpus is empty: {len(inputs)} files of 0 bytes")
     total_bytes = sum(known.bytes for known in inputs)
-    unit_bytes = min(max(total_bytes // _UNITS_WANTED, _SMALLEST_UNIT), _LARGEST_UNIT)
-    pieces: list[_SizedPiece] = []
+    unit_bytes = text_of_a_unit(total_bytes)
+    pieces: list[SizedPiece] = []
     for number, known in enumerate(inputs):
-        found = _pieces(known, settings.corpus, unit_bytes)
+        found = pieces_of(known, settings.corpus, unit_bytes)
         if known.sha256 and not found:  # no unit will read it: is it meant to hold nothing?
             check_hash(known.path, known.sha256)
         pieces += [(number, start, stop, size) for start, stop, size in found]
-    units = _grouped(pieces, unit_bytes)
+    units = grouped(pieces, unit_bytes)
     sizes = [sum(size for *_, size in unit) for unit in units]
     fraction = _validation_fraction(
         settings, sum(sizes), [Piece(inputs[number].path, start, stop) for number, start, stop, _ in pieces]
@@ -209,43 +201,6 @@ def _planned(inputs: list[Input], settings: Settings) -> bytes:
         "routing": asdict(_routing(sum(sizes), settings.packing.shard_tokens, fraction)),
     }
     return json.dumps(record, indent=None, separators=(",", ":")).encode()
-
-
-def _pieces(known: Input, corpus: CorpusConfig, unit_bytes: int) -> list[tuple[int, int, int]]:
-    """Cut one file into parts of about `unit_bytes` of text: (start, stop, bytes of text)."""
-    packed = compression_of(known.path) is not None
-    if corpus.kind == "parquet":
-        groups = parquet_groups(known.path, corpus.text_key)
-        if packed or corpus.document_start is not None:  # unpacked, or joined, as a whole
-            return [(0, len(groups), sum(groups))]
-        return [(group, group + 1, size) for group, size in enumerate(groups)]
-    if corpus.kind == "jsonl" and not packed:
-        starts = range(0, known.bytes, unit_bytes)
-        stops = [min(start + unit_bytes, known.bytes) for start in starts]
-        return [(start, stop, stop - start) for start, stop in zip(starts, stops, strict=True)]
-    return [(0, known.bytes, known.bytes * (_PACKED_RATIO if packed else 1))]
-
-
-def expected_text_bytes(inputs: Iterable[Input], corpus: CorpusConfig) -> int:
-    """Return about how much text some files hold, from their sizes alone; nothing is opened."""
-    packed = corpus.kind == "parquet"
-    return sum(
-        known.bytes * (_PACKED_RATIO if packed or compression_of(known.path) else 1) for known in inputs
-    )
-
-
-def _grouped(pieces: Iterable[_SizedPiece], unit_bytes: int) -> list[list[_SizedPiece]]:
-    """Put pieces together, in order, into units of about `unit_bytes`."""
-    units: list[list[_SizedPiece]] = []
-    room = 0
-    for piece in pieces:
-        size = piece[-1]
-        if not units or size > room:
-            units.append([])
-            room = unit_bytes
-        units[-1].append(piece)
-        room -= size
-    return units
 
 
 def _validation_fraction(settings: Settings, text_bytes: int, pieces: list[Piece]) -> float:

@@ -14,11 +14,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from conf.exits import CorruptError, DatasetError, UserError
-from data_prep.plan import expected_text_bytes
 from data_prep.prepare import PrepareConfig
 from data_prep.shards import INDEX, Index, read_block
 from data_prep.sources import list_inputs
 from data_prep.space import predicted_bytes
+from data_prep.units import expected_text_bytes
 from pretrain.batch import plan_batch
 from pretrain.config import TrainConfig
 from pretrain.storage.lease import LEASE_NAME, STALE_SECONDS

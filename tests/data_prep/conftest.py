@@ -8,7 +8,7 @@ import pytest
 from corpora import as_jsonl, documents
 
 from conf.command import run
-from data_prep import finalize, inspect, plan, prepare, verify
+from data_prep import finalize, inspect, prepare, units, verify
 
 SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1", "workers=1"]
 _COMMANDS = {"prepare": prepare, "finalize": finalize, "verify": verify, "inspect": inspect}
@@ -19,7 +19,7 @@ Make = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let corpora of a few 100 KB have many work units."""
-    monkeypatch.setattr(plan, "_SMALLEST_UNIT", 1 << 14)
+    monkeypatch.setattr(units, "_SMALLEST_UNIT", 1 << 14)
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.f
 _COMMAND = """
 import sys
 from conf.command import run
-from data_prep import finalize, plan, prepare
-plan._SMALLEST_UNIT = 1 << 14
+from data_prep import finalize, prepare, units
+units._SMALLEST_UNIT = 1 << 14
 name = sys.argv.pop(1)
 run({"prepare": prepare, "finalize": finalize}[name].main, name=name, config=name, usage="")
 """

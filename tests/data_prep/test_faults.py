@@ -25,8 +25,8 @@ pytestmark = [
 CALLS = ["write", "pwrite64", "fsync", "rename", "link", "unlink", "unlinkat", "mkdir", "rmdir", "flock"]
 _JOB = """
 from conf.command import run
-from data_prep import finalize, plan, prepare
-plan._SMALLEST_UNIT = 1 << 14
+from data_prep import finalize, prepare, units
+units._SMALLEST_UNIT = 1 << 14
 
 def main(overrides):
     prepare.main(overrides)

@@ -22,8 +22,8 @@ Make = Callable[..., Path]
 SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]
 _PREPARE = """
 from conf.command import run
-from data_prep import plan, prepare
-plan._SMALLEST_UNIT = 1 << 14
+from data_prep import prepare, units
+units._SMALLEST_UNIT = 1 << 14
 run(prepare.main, name="prepare", config="prepare", usage="")
 """
 

@@ -67,9 +67,9 @@ TRAINING = (
     ),
     Bug(
         "attention sees what comes later",
-        "pretrain/model.py",
-        "dropout_p=dropout, is_causal=True)",
-        "dropout_p=dropout, is_causal=False)",
+        "pretrain/step/attention.py",
+        "*exact, dropout_p=dropout, is_causal=True)",
+        "*exact, dropout_p=dropout, is_causal=False)",
         _tests("pretrain/test_model.py", "a_token_changes_no_logit_before_it"),
     ),
     Bug(
@@ -96,9 +96,23 @@ TRAINING = (
     Bug(
         "the softmax overflows",
         "pretrain/cross_entropy.py",
-        "    largest = logits.amax(dim=1, keepdim=True)",
-        "    largest = torch.zeros(len(logits), 1)",
+        "    probabilities = torch.softmax(exact, dim=1, out=memory)",
+        "    probabilities = torch.exp(exact, out=memory).div_(memory.sum(dim=1, keepdim=True))",
         _tests("pretrain/test_cross_entropy.py", "logits_in_the_thousands_do_not_overflow"),
+    ),
+    Bug(
+        "a row begins after the token that the one before ends with",
+        "pretrain/step/lengths.py",
+        "micro_batch.unfold(1, length + 1, length)",
+        "micro_batch.unfold(1, length + 1, length + 1)",
+        _tests("pretrain/step/test_lengths.py", "keeps_each_pair"),
+    ),
+    Bug(
+        "a gradient in FP8 is given the weights' scale",
+        "pretrain/step/float8.py",
+        "_scaled(gradient, _by_columns(columns), scale, column_scale, fast=False)",
+        "_scaled(gradient, _by_columns(columns), column_scale, column_scale, fast=False)",
+        _tests("pretrain/test_float8.py", "products_of_what_fp8_leaves"),
     ),
     Bug(
         "dropout repeats from step to step",
