@@ -74,40 +74,40 @@ def main(overrides: list[str]) -> None:
 def _published(config: FinalizeConfig, plan: Plan, output: Path) -> bool:
     """Make a task's shards and, if no other is missing, the index; return whether the index is there."""
     try:
-        missing = _shards_and_index(config, plan, output)
+        content, missing = _shards(config, plan, output)
     except (OSError, UserError):
         # Of tasks that end at once one is first, and clears away what the others still read.
         if not (output / INDEX).exists():
             raise
-        missing = 0
-    if missing and not (output / INDEX).exists():
+        return True
+    if content:
+        publish(output / INDEX, content)
+    elif not (output / INDEX).exists():
         print(f"finalize: {missing} of {plan.routing.buckets} shards are left to other tasks")
         return False
     return True
 
 
-def _shards_and_index(config: FinalizeConfig, plan: Plan, output: Path) -> int:
-    """Make a task's shards; return how many are missing of the others', and write the index if none is."""
+def _shards(config: FinalizeConfig, plan: Plan, output: Path) -> tuple[bytes, int]:
+    """Make a task's shards; return the index, or nothing and how many shards are missing of the others'."""
     markers = _markers(plan, output)
     rule, tail_bucket = validation_rule(plan, output, markers)
     tokens = sum(marker.counts.tokens + marker.counts.kept for marker in markers)
     require_space(output, tokens * DTYPE.itemsize, "the shards")
     buckets = range(plan.routing.buckets)
-    share = buckets[config.task_index :: config.task_count]
     progress = Progress("finalize", sum(marker.bytes for marker in markers))
     made: dict[int, BucketResult] = {}
-    for bucket in share:
+    for bucket in buckets[config.task_index :: config.task_count]:
         made[bucket] = result = reduce_bucket(plan, output, bucket, with_tail=bucket == tail_bucket)
         progress.advance(sum(shard.bytes for _, shard in result.shards), result.counts.tokens)
     progress.finish()
     # Only the task that finds all of the others' records reads their shards, to see that they are whole.
     if missing := sum(not is_reduced(output, bucket) for bucket in buckets):
-        return missing
+        return b"", missing
     results = [made.get(bucket) or bucket_result(plan, output, bucket) for bucket in buckets]
     if missing := results.count(None):
-        return missing
-    publish(output / INDEX, index_content(plan, markers, [result for result in results if result], rule))
-    return 0
+        return b"", missing
+    return index_content(plan, markers, [result for result in results if result], rule), 0
 
 
 def validation_rule(plan: Plan, output: Path, markers: list[Marker]) -> tuple[str, int | None]:

@@ -1,3 +1,4 @@
+import errno
 import gc
 import io
 import json
@@ -180,6 +181,23 @@ def test_a_task_that_another_one_overtakes_finds_the_data_set_there(
     assert exit_line("finalize", f"output={output}", "task_index=1", "task_count=2") == (Exit.OK, "")
     assert hashes(output) == expected
     assert not (output / "spill").exists()
+
+
+def test_an_index_that_the_disk_did_not_take_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_line: Called
+):
+    path = as_jsonl(tmp_path / "a.jsonl", documents(50))
+    output = tmp_path / "data"
+    prepare.main(["corpus=jsonl", f"corpus.paths=[{path}]", f"output={output}", *SMALL])
+
+    def failing(path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        raise OSError(errno.EIO, "Input/output error", str(path))  # by the sync of the folder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finalize, "publish", failing)
+        assert exit_line("finalize", f"output={output}")[0] == Exit.DISK
+    assert (output / "spill").exists()
 
 
 def test_a_task_reads_the_shards_of_others_only_when_all_are_there(
