@@ -56,9 +56,6 @@ def run(
     except BrokenPipeError:  # `… | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it leaves
         sys.exit(128 + signal.SIGPIPE)
-    except PermissionError as error:
-        place = error.filename or "a file"
-        fail(name, f"{place}: {error.strerror}; ask for the right to it, or choose another path", Exit.CONFIG)
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             fail(

@@ -43,7 +43,8 @@ def refused(error: Exception, name: str, known: Sequence[str]) -> str:
         key, value = found.groups()
         number = re.fullmatch(r"\d{1,3}(,\d{3})+", value) and value.replace(",", "")
         way_out = number or f"[{value}] for a list, or '\"{value}\"' for one text"
-        return f"{key}={value} is more than one value; write {key}={way_out}"
+        sweep = "; slurm.submit --multirun takes a run of each" if name == "train" else ""
+        return f"{key}={value} is more than one value; write {key}={way_out}{sweep}"
     if "mismatched input" in text or "token recognition" in text or "missing EQUAL" in text:
         return f"cannot read the override: {text.splitlines()[0]}; write key=value"
     return " ".join(text.split())

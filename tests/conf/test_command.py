@@ -27,7 +27,7 @@ BAD_TRAINING = [
     ("seed=abc", Exit.CONFIG, "seed:"),
     ("steps=0", Exit.CONFIG, "steps must be at least 1"),
     ("steps", Exit.CONFIG, "write key=value"),
-    ("model=null", Exit.CONFIG, "model=null"),
+    ("model=null", Exit.CONFIG, "model has no option 'null'"),
     ("--steps=5", Exit.CONFIG, "unknown flag --steps=5"),
     ("batch.tokens=1000", Exit.CONFIG, "use 960 or 1024"),
     ("data.sequence_tokens=128", Exit.CONFIG, "longer than model.context"),

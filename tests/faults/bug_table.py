@@ -105,14 +105,14 @@ TRAINING = (
         "pretrain/step/lengths.py",
         "micro_batch.unfold(1, length + 1, length)",
         "micro_batch.unfold(1, length + 1, length + 1)",
-        _tests("pretrain/step/test_lengths.py", "keeps_each_pair"),
+        _tests("pretrain/step/test_lengths.py", "folding_keeps_each_pair_of_a_token_and_the_next"),
     ),
     Bug(
         "a gradient in FP8 is given the weights' scale",
         "pretrain/step/float8.py",
         "_scaled(gradient, _by_columns(columns), scale, column_scale, fast=False)",
         "_scaled(gradient, _by_columns(columns), column_scale, column_scale, fast=False)",
-        _tests("pretrain/test_float8.py", "products_of_what_fp8_leaves"),
+        _tests("pretrain/test_float8.py", "a_layer_and_its_gradients_are_the_products_of_what_fp8_leaves"),
     ),
     Bug(
         "dropout repeats from step to step",

@@ -61,7 +61,7 @@ def test_the_jobs_of_a_chain_wait_for_one_another(tmp_path: Path):
 def test_to_go_on_with_a_run_that_never_began_is_told_as_that(tmp_path: Path):
     with pytest.raises(ConfigError, match="holds no run to go on with; to begin one, add experiment=NAME"):
         settled([f"run_dir={tmp_path}/run", "cluster=test"])
-    with pytest.raises(ConfigError, match="add steps=…, tokens=…"):
+    with pytest.raises(ConfigError, match="add experiment=NAME, or steps=…, tokens=…"):
         settled([f"run_dir={tmp_path}/run", "cluster=test", "model=gpt2_124m"])
 
 

@@ -73,7 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         self.close_connection = self.close_connection or fault in {"short", "reset"}
         content = {"short": content[: len(content) // 2], "reset": b""}.get(fault, content)
-        self.wfile.write(content)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a reader that has seen enough
+            self.wfile.write(content)
         with self.server_of.lock:
             self.server_of.bytes_sent += len(content)
         return None
