@@ -31,6 +31,7 @@ _PROGRAMS += (
     "apptainer",
     "pip",
     "pytest",
+    "hf",
     "for",
     "CUDA_VISIBLE_DEVICES=0",
     "tensorboard",

@@ -24,6 +24,7 @@ def write_benchmarks(folder: Path) -> dict[str, str]:
     (folder / "notes.txt").write_text(f"{WORDS}. " * 8)
     hellaswag = str(folder / "val.jsonl")
     return {
+        "wikitext2": str(folder / "wikitext.parquet"),
         "wikitext103": str(folder / "wikitext.parquet"),
         "ptb": str(folder / "ptb.txt"),
         "lambada": str(folder / "lambada.jsonl"),

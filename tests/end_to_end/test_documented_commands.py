@@ -49,6 +49,7 @@ ELSEWHERE = {
     r"make (test|setup|check|soak)\b": ".ci/run",
     r"sbatch |srun |tests/slurm/cluster |export CLUSTER_DIR": "tests/slurm/test_by_hand.py",
     r"scontrol requeue|scancel": "tests/slurm/test_training.py",
+    r"scontrol (release|update)": "tests/slurm/hurting.py",
     r"touch RUN/STOP": "tests/end_to_end/test_signals.py",
     r"kill -USR2 PID": "tests/pretrain/guard/test_watchdog.py",
     r"torchrun --nnodes": "tests/slurm/test_training.py",
@@ -74,6 +75,7 @@ NOT_RUN = {
     r"export ": "the shell's own; tests set the same variables",
     r"for ": "the shell's own; the command inside is run",
     r"pip install": "what it installs is set up by `make setup`, the wheel by tests/packaging/test_wheel.py",
+    r"hf download": "it fetches from the hub; an export of ours stands for what it leaves",
     r"wandb (leet|login|clean)": "W&B's own, on a terminal or an account",
 }
 _LONGEST_SECONDS = 200
@@ -124,16 +126,28 @@ def runnable(page: Path) -> list[Command]:
     return list(dict.fromkeys(each for each in commands(page) if elsewhere(each) is None))
 
 
+@pytest.fixture(scope="module")
+def tiny_export(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the small run's model as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("hf") / "export"
+    command = [sys.executable, "-m", "pretrain.export", f"run_dir={tiny_run}", f"output={folder}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.fixture
-def sandbox(tmp_path: Path, tiny_index: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def sandbox(
+    tmp_path: Path, tiny_index: Path, tiny_run: Path, tiny_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """Return a working directory with a corpus, and with shards and runs for pages that begin with them."""
     write_corpora(tmp_path)
     shutil.copytree(tiny_index.parent, tmp_path / "shards")
     for name in ("first", "124m", "rates/00-peak_0.0003", "rates/01-peak_0.0006"):
         shutil.copytree(tiny_run, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
-    export = [sys.executable, "-m", "pretrain.export", f"run_dir={tiny_run}", f"output={tmp_path}/hf/124m"]
-    subprocess.run(export, cwd=ROOT, check=True, capture_output=True)
+    for name in ("124m", "openai-124m"):
+        shutil.copytree(tiny_export, tmp_path / "hf" / name)
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
