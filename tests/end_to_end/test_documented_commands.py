@@ -71,7 +71,6 @@ NOT_RUN = {
     r"deepspeed --hostfile": "it needs an ssh server on every machine, also on the only one",
     r"ssh ": "it needs another machine",
     r"scontrol (release|update)": "an administrator's, for a job that SLURM holds or a node that it drained",
-    r"hf download|.*hf=hf/openai": "it wants the hub; the layout is read by tests/pretrain/test_imported.py",
     r"export ": "the shell's own; tests set the same variables",
     r"for ": "the shell's own; the command inside is run",
     r"pip install": "what it installs is set up by `make setup`, the wheel by tests/packaging/test_wheel.py",
