@@ -4,8 +4,6 @@ One line `launch` when a job starts or is started again, one line `outcome` when
 launch without an outcome was cut short: its first node was lost, or SLURM ended it in between.
 """
 
-import json
-import os
 import signal
 import time
 from collections import Counter
@@ -17,7 +15,6 @@ from typing import Any
 from conf.exits import Exit
 from pretrain.guard import attempts
 
-NAME = "attempts.jsonl"
 # Of a rank that was ended from outside before it could listen: preempted while it still imported.
 TERMINATED = 128 + signal.SIGTERM
 NO_CRASHES = (Exit.REQUEUE, TERMINATED)
@@ -61,7 +58,7 @@ def end(run_dir: Path, outcome: Outcome) -> None:
 
 def outcomes(run_dir: Path) -> list[Outcome]:
     """Return how the earlier starts ended, oldest first."""
-    lines = [line for line in _read(run_dir) if line.get("event") == "outcome"]
+    lines = [line for line in attempts.lines(run_dir) if line.get("event") == "outcome"]
     names = {each.name for each in fields(Outcome)}
     told = [{name: value for name, value in line.items() if name in names} for line in lines]
     return [Outcome(**{**line, **{name: tuple(line[name]) for name in _NODES}}) for line in told]
@@ -69,7 +66,7 @@ def outcomes(run_dir: Path) -> list[Outcome]:
 
 def unended(run_dir: Path) -> list[dict[str, Any]]:
     """Return the launches of which nobody told the end."""
-    lines = _read(run_dir)
+    lines = attempts.lines(run_dir)
     ended = {(line["job"], line["restart"]) for line in lines if line.get("event") == "outcome"}
     begun = [line for line in lines if line.get("event") == "launch"]
     return [line for line in begun if (line["job"], line["restart"]) not in ended]
@@ -77,7 +74,7 @@ def unended(run_dir: Path) -> list[dict[str, Any]]:
 
 def unsettled(run_dir: Path) -> list[str]:
     """Return the jobs that have begun and have not said that they have ended for good, oldest first."""
-    last = {line["job"]: line.get("decision", "") for line in _read(run_dir) if "job" in line}
+    last = {line["job"]: line.get("decision", "") for line in attempts.lines(run_dir) if "job" in line}
     return [job for job, decision in last.items() if decision not in _LAST_WORDS]
 
 
@@ -86,7 +83,7 @@ def is_replaced(run_dir: Path, job: str, restart: int) -> bool:
 
     Another job's start says nothing of this one: whose the run is, is for the lease to say.
     """
-    lines = [line for line in _read(run_dir) if line.get("event") == "launch"]
+    lines = [line for line in attempts.lines(run_dir) if line.get("event") == "launch"]
     starts = [line["restart"] for line in lines if line["job"] == job]
     return restart in starts and starts[-1] != restart
 
@@ -112,22 +109,5 @@ def bad_nodes(history: Sequence[Outcome]) -> list[str]:
     return sorted(node for node, count in faults.items() if count >= _FAULTS_OF_A_BAD_NODE)
 
 
-def _read(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / NAME
-    parsed = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            parsed.append(json.loads(line))
-        except ValueError:  # cut off by a crash
-            continue
-    return [line for line in parsed if isinstance(line, dict)]
-
-
 def _append(run_dir: Path, line: dict[str, Any]) -> None:
-    descriptor = os.open(run_dir / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        size = os.fstat(descriptor).st_size
-        cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        text = json.dumps({**line, "time": round(time.time(), 3)})
-        file.write((("\n" if cut_off else "") + text + "\n").encode())
-        os.fsync(descriptor)
+    attempts.append(run_dir, {**line, "time": round(time.time(), 3)}, sync=True)

@@ -30,15 +30,14 @@ def begin(run_dir: Path, **facts: object) -> int:
 
     An attempt before it that left no word (its node or launcher was lost) is said to have ended so.
     """
-    lines = read(run_dir)
-    began = [line["attempt"] for line in lines if line.get("event", "begin") == "begin"]
-    ended = {line["attempt"] for line in lines if line.get("event") == "end"}
+    earlier = read(run_dir)
+    began = [line["attempt"] for line in earlier if line.get("event", "begin") == "begin"]
+    ended = {line["attempt"] for line in earlier if line.get("event") == "end"}
     if began and began[-1] not in ended:
         reason = "it left no word: its node, its launcher or all its processes were killed"
         end(run_dir, attempt=began[-1], reason=reason, exit_code=None, step=None)
-    _append(
-        run_dir, {"attempt": len(began), "event": "begin", "time": round(time.time(), 3), **facts}, sync=True
-    )
+    begun = {"attempt": len(began), "event": "begin", "time": round(time.time(), 3), **facts}
+    append(run_dir, begun, sync=True)
     return len(began)
 
 
@@ -47,20 +46,36 @@ def end(
 ) -> None:
     """Record how an attempt ended."""
     facts = {"reason": reason, "exit_code": exit_code, "step": step, **more}
-    _append(run_dir, {"attempt": attempt, "event": "end", "time": round(time.time(), 3), **facts})
+    # Not synced: a busy disk may take seconds, and the other ranks wait.
+    append(run_dir, {"attempt": attempt, "event": "end", "time": round(time.time(), 3), **facts}, sync=False)
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the lines of `attempts.jsonl`; one that a crash cut off is left out."""
+    """Return the lines of `attempts.jsonl` that tell of an attempt."""
+    return [line for line in lines(run_dir) if "attempt" in line]
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    """Return all lines of `attempts.jsonl`, a job's too; one that a crash cut off is left out."""
     path = run_dir / NAME
-    lines = path.read_text().splitlines() if path.exists() else []
     parsed = []
-    for line in lines:
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
             parsed.append(json.loads(line))
         except ValueError:
             continue
-    return [line for line in parsed if isinstance(line, dict) and "attempt" in line]
+    return [line for line in parsed if isinstance(line, dict)]
+
+
+def append(run_dir: Path, line: dict[str, Any], *, sync: bool) -> None:
+    """Add a line to `attempts.jsonl`, a line of its own also behind one that a crash cut off."""
+    descriptor = os.open(run_dir / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        size = os.fstat(descriptor).st_size
+        cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        file.write((("\n" if cut_off else "") + json.dumps(line) + "\n").encode())
+        if sync:
+            os.fsync(descriptor)
 
 
 def alike(run_dir: Path, attempt: int) -> set[int]:
@@ -152,13 +167,3 @@ def _in_the_house(filename: str) -> str:
     parts = Path(filename).parts
     packages = [place for place, part in enumerate(parts[:-1]) if part in _PACKAGES]
     return "/".join(parts[packages[-1] :]) if packages else ""
-
-
-def _append(run_dir: Path, line: dict[str, Any], sync: bool = False) -> None:
-    descriptor = os.open(run_dir / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        size = os.fstat(descriptor).st_size
-        cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        file.write((("\n" if cut_off else "") + json.dumps(line) + "\n").encode())
-        if sync:  # not at the end: a busy disk may take seconds, and the other ranks wait
-            os.fsync(descriptor)

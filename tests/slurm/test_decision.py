@@ -73,14 +73,16 @@ def test_a_job_that_is_sent_a_signal_still_runs(shown, state, monkeypatch):
 
 
 def test_outcomes_are_read_back_as_they_were_written(tmp_path):
-    (tmp_path / record.NAME).write_text('{"attempt": 0, "event": "begin"}\n{"cut o')
+    (tmp_path / attempts.NAME).write_text('{"attempt": 0, "event": "begin"}\n{"cut o')
     record.begin(tmp_path, "7", 0, nodes=["n1"], from_step=0)
     assert [line["nodes"] for line in record.unended(tmp_path)] == [["n1"]]
     outcome = replace(CRASH, faulty_nodes=("n1",), excluded_nodes=("n2", "n3"))
     record.end(tmp_path, outcome)
     assert record.outcomes(tmp_path) == [outcome]
     assert record.unended(tmp_path) == []
-    assert [json.loads(line)["event"] for line in (tmp_path / record.NAME).read_text().splitlines()[2:]] == [
+    assert [
+        json.loads(line)["event"] for line in (tmp_path / attempts.NAME).read_text().splitlines()[2:]
+    ] == [
         "launch",
         "outcome",
     ]
