@@ -30,7 +30,7 @@ _DEVELOPERS = "dev"  # the one extra that serves no run
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 # NCCL and gloo put their buffers there; Docker's default of 64 MB is too small for either.
 _LEAST_SHARED_BYTES = 1 << 30
-# A checkpoint of the smallest GPT-2, three times: 124M parameters × 12 bytes × 3.
+# Three checkpoints of the smallest GPT-2: 3 × 124M × storage.retention.BYTES_PER_PARAMETER, rounded up.
 _LEAST_FREE_BYTES = 5 << 30
 _LEAST_OPEN_FILES = 4096
 _BFLOAT16_CAPABILITY = (8, 0)  # Ampere; before it, bf16 is emulated

@@ -1,6 +1,6 @@
 """Whether the disks have room for what a run will write: the free space, and what the user's quota leaves.
 
-Sizes are predicted: 12 bytes of a parameter in a checkpoint, and what data_prep expects of its corpus.
+Sizes are predicted: a checkpoint by the model's parameters, and what data_prep expects of its corpus.
 """
 
 import os
@@ -13,9 +13,9 @@ import torch
 
 from pretrain.config import TrainConfig
 from pretrain.model import GPT, parameter_count
+from pretrain.storage.retention import BYTES_PER_PARAMETER, most_at_once
 from slurm.asking import ask
 
-_STATE_BYTES = 12  # of a parameter in a checkpoint: weight and two moments, fp32
 _ANSWER_SECONDS = 20.0  # a file server that is asked for a quota may be away
 
 
@@ -32,14 +32,13 @@ class Need:
 def checkpoint_bytes(config: TrainConfig) -> int:
     """Return the size of one checkpoint."""
     with torch.device("meta"):
-        return parameter_count(GPT(config.model)) * _STATE_BYTES
+        return parameter_count(GPT(config.model)) * BYTES_PER_PARAMETER
 
 
 def checkpoints_need(config: TrainConfig) -> Need:
     """Return what the checkpoints take that will lie there at once, the one being written too."""
-    count = config.checkpoint.keep_last + 1
-    if config.checkpoint.keep_every:
-        count += config.steps // config.checkpoint.keep_every
+    kept = config.checkpoint
+    count = most_at_once(config.steps, keep_last=kept.keep_last, keep_every_steps=kept.keep_every)
     way_out = "choose another run_dir, or lower checkpoint.keep_last or raise checkpoint.keep_every"
     return Need(Path(config.run_dir), count * checkpoint_bytes(config), "the checkpoints", way_out)
 

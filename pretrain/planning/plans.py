@@ -9,11 +9,11 @@ from pretrain.planning.endurance import Endurance, endurance
 from pretrain.planning.memory import RECOMPUTE, Sharding, Work, needed
 from pretrain.planning.question import Question
 from pretrain.planning.speed import Speed, speed
+from pretrain.storage.retention import BYTES_PER_PARAMETER, most_at_once
 from pretrain.zero import STAGES, stage_among
 
 _GIB = 2**30
 _HOST_COPY_BYTES_PER_S = 20e9  # from a GPU to the host's memory, PCIe 4
-_CHECKPOINT_BYTES = 12  # for each parameter: fp32 weight and two moments
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,12 @@ def memory_table(question: Question, plan: Plan) -> dict[tuple[int, bool], dict[
 
 def checkpoint_bytes(question: Question) -> float:
     """Return the size of one saved state."""
-    return _CHECKPOINT_BYTES * question.model.parameters
+    return BYTES_PER_PARAMETER * question.model.parameters
 
 
 def storage_bytes(question: Question) -> dict[str, float]:
     """Return what the disk must hold at the most."""
-    kept = question.keep_last + 1  # one more while it is being written
-    if question.keep_every:
-        kept += question.steps // question.keep_every
+    kept = most_at_once(question.steps, keep_last=question.keep_last, keep_every_steps=question.keep_every)
     return {
         "data set, if no token repeats": 2.0 * question.tokens,
         f"{kept} saved states": kept * checkpoint_bytes(question),

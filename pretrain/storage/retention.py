@@ -14,6 +14,7 @@ from pretrain.storage.faults import fault_point
 from pretrain.storage.manifest import step_of
 from pretrain.storage.recovery import DELETED, Candidate, candidates, is_whole
 
+BYTES_PER_PARAMETER = 12  # of a checkpoint: the fp32 weight and its two fp32 moments
 _FEWEST = 2  # one to go on from, one for when that turns out damaged
 
 
@@ -31,6 +32,11 @@ def save_due(
 def is_permanent(step: int, every_steps: int | None) -> bool:
     """Tell whether the checkpoint at `step` is never pruned."""
     return every_steps is not None and step > 0 and step % every_steps == 0
+
+
+def most_at_once(steps: int, *, keep_last: int, keep_every_steps: int | None) -> int:
+    """Return how many checkpoints of a run lie on the disk at the most, the one being written too."""
+    return keep_last + 1 + (steps // keep_every_steps if keep_every_steps else 0)
 
 
 def prune(

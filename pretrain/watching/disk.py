@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
+from pretrain.storage.retention import BYTES_PER_PARAMETER
+
 _GIB = 2**30
-# fp32 weight and the two fp32 moments, of every parameter
-BYTES_PER_PARAMETER = 12
 
 
 def room(directory: Path, parameters: int) -> dict[str, float]:

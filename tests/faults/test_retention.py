@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from conf.exits import ConfigError
 from faults import cases, scratch
 from pretrain.storage import commit, recovery
-from pretrain.storage.retention import is_permanent
+from pretrain.storage.retention import is_permanent, most_at_once
 
 steps = st.lists(st.integers(1, 30), min_size=1, max_size=9, unique=True).map(sorted)
 
@@ -42,6 +42,15 @@ def test_prune_keeps_the_newest_whole_ones_and_the_permanent_ones(saved, keep_la
         assert commit.prune(root, keep_last=keep_last, keep_every_steps=every) == []
         if whole:
             assert getattr(commit.newest_valid(root), "step", None) == whole[0]
+
+
+def test_no_more_lie_there_at_once_than_the_disk_is_asked_to_hold(tmp_path):
+    most = 0
+    for step in range(1, 25):
+        directory_with(tmp_path / "root", [step], [])
+        most = max(most, len(left(tmp_path / "root")))
+        commit.prune(tmp_path / "root", keep_last=2, keep_every_steps=10)
+    assert most == most_at_once(24, keep_last=2, keep_every_steps=10) == 5
 
 
 def test_prune_refuses_to_leave_a_single_checkpoint(tmp_path):
