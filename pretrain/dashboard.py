@@ -14,7 +14,8 @@ from conf.command import run
 from conf.exits import ConfigError, DatasetError
 from data_prep.publish import publish_page
 from pretrain.watching.metrics_log import FILE_NAME
-from pretrain.watching.page_server import LiveRuns, run_directories, server
+from pretrain.watching.page_server import LiveRuns, server
+from pretrain.watching.run_directories import logged_runs
 from pretrain.watching.run_log import read_runs
 from pretrain.watching.run_page import page
 from pretrain.watching.run_status import status_lines
@@ -87,14 +88,13 @@ def chosen_runs(config: DashboardConfig) -> list[Path]:
     """
     if (config.run_dir is None) == (config.runs is None):
         raise ConfigError("give either run_dir=RUN or runs=DIR (or runs=[RUN_A,RUN_B])")
-    single = isinstance(config.runs, str)
-    named = [Path(str(path)) for path in ([config.runs] if single else config.runs or [config.run_dir])]
-    for path in named:
-        if not path.is_dir():
-            raise ConfigError(f"{'directory' if single else 'run directory'} {path} does not exist")
-    found = run_directories(named[0]) if single else [path for path in named if (path / FILE_NAME).exists()]
+    runs = config.runs or [config.run_dir]
+    found = logged_runs(runs)
     if not found:
-        where = f"no run below {named[0]}" if single else f"none of {', '.join(map(str, named))}"
+        named = [Path(str(path)) for path in ([runs] if isinstance(runs, str) else runs)]
+        where = (
+            f"no run below {named[0]}" if isinstance(runs, str) else f"none of {', '.join(map(str, named))}"
+        )
         raise DatasetError(f"{where} has a {FILE_NAME}: nothing has been logged yet")
     return found
 

@@ -23,8 +23,8 @@ from pretrain.reporting.page import page
 from pretrain.reporting.scorecard import scorecard
 from pretrain.reporting.sections import document
 from pretrain.watching.metrics_log import FILE_NAME
-from pretrain.watching.page_server import run_directories
 from pretrain.watching.reference import named
+from pretrain.watching.run_directories import logged_runs
 from pretrain.watching.run_log import RunLog, read_run
 from pretrain.watching.run_summary import settings
 
@@ -80,17 +80,11 @@ def write(found: Document, folder: Path) -> list[Path]:
 
 def _chosen(runs: Any) -> tuple[Path, list[Path]]:
     """Return the folder that the report goes to, and the runs that have logged something."""
+    found = logged_runs(runs)
     if isinstance(runs, str):
         folder = Path(runs)
-        if not folder.is_dir():
-            raise ConfigError(f"directory {folder} does not exist")
-        found = run_directories(folder)
     else:
-        named_paths = [Path(str(path)) for path in runs]
-        if missing := [path for path in named_paths if not path.is_dir()]:
-            raise ConfigError(f"run directory {missing[0]} does not exist")
-        folder = Path(os.path.commonpath([path.resolve() for path in named_paths]))
-        found = [path for path in named_paths if (path / FILE_NAME).exists()]
+        folder = Path(os.path.commonpath([Path(str(path)).resolve() for path in runs]))
     if not found:
         raise DatasetError(f"no run below {folder} has a {FILE_NAME}: nothing has been logged yet")
     return folder, found

@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from conf.exits import ConfigError
-from pretrain.watching.metrics_log import FILE_NAME
 from pretrain.watching.run_log import RunLog, Updated, outcome, reading_ahead, updated
 from pretrain.watching.run_page import Curves, data_text, page
 from pretrain.watching.run_sketch import sketch
@@ -108,12 +107,6 @@ def server(runs: LiveRuns, port: int | None) -> ThreadingHTTPServer:
         raise ConfigError(
             f"port {port} cannot be used ({error.strerror}); choose another with port=…"
         ) from error
-
-
-def run_directories(parent: Path) -> list[Path]:
-    """Return the run directories at, in, or one level further below `parent`, sorted by name."""
-    found = {path.parent for pattern in ("", "*/", "*/*/") for path in parent.glob(f"{pattern}{FILE_NAME}")}
-    return sorted(found)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -19,8 +19,9 @@ from made_runs import make_run, metrics_at
 from conf.exits import ConfigError, DatasetError
 from pretrain.dashboard import main
 from pretrain.watching.metrics_log import MetricsLog
-from pretrain.watching.page_server import PORT, LiveRuns, run_directories, server
+from pretrain.watching.page_server import PORT, LiveRuns, server
 from pretrain.watching.panels import METRICS
+from pretrain.watching.run_directories import run_directories
 from pretrain.watching.run_log import read_run
 from pretrain.watching.run_page import data_text, page
 
@@ -148,7 +149,7 @@ def test_a_directory_of_runs_or_a_list_makes_one_page(tmp_path: Path):
     [
         ([], ConfigError, "give either run_dir=RUN or runs=DIR"),
         (["run_dir={dir}", "runs={dir}"], ConfigError, "give either"),
-        (["run_dir={dir}/none", "export=x.html"], ConfigError, "none does not exist"),
+        (["run_dir={dir}/none", "export=x.html"], ConfigError, "run directory {dir}/none does not exist"),
         (["run_dir={dir}", "export=x.html"], DatasetError, "nothing has been logged yet"),
         (["runs={dir}", "export=x.html"], DatasetError, "nothing has been logged yet"),
         (["runs={dir}", "port=99999"], ConfigError, "port 99999"),
@@ -156,7 +157,7 @@ def test_a_directory_of_runs_or_a_list_makes_one_page(tmp_path: Path):
     ],
 )
 def test_a_mistake_is_named(overrides: list[str], error: type[Exception], text: str, tmp_path: Path):
-    with pytest.raises(error, match=re.escape(text)):
+    with pytest.raises(error, match=re.escape(text.format(dir=tmp_path))):
         main([override.format(dir=tmp_path) for override in overrides])
 
 

@@ -11,7 +11,8 @@ from made_runs import make_run
 
 from pretrain.dashboard import exported
 from pretrain.watching.metrics_log import MetricsLog
-from pretrain.watching.page_server import LiveRuns, run_directories, server
+from pretrain.watching.page_server import LiveRuns, server
+from pretrain.watching.run_directories import run_directories
 from pretrain.watching.run_log import read_run
 from pretrain.watching.run_sketch import sketch
 
