@@ -117,6 +117,21 @@ class Order:
         """Return how many rows each lane has read when `epoch` begins: int64."""
         return self._firsts[epoch][lanes]
 
+    def blocks_at(self, epoch: int, lanes: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the block in which each lane has its row number `rows` of `epoch`, and where the block ends.
+
+        Blocks are int32, ends int64; an end is one past the block's last row, counted as `rows` are.
+        """
+        deal = self.deal(epoch)
+        coarse = (deal.sums[:, lanes] <= rows).sum(0) - 1
+        # (_STRIDE, lanes): the turns from there on; past the deal's end, its last turn, which is not reached.
+        turns = np.minimum(coarse * _STRIDE + np.arange(_STRIDE)[:, None], len(deal.blocks) - 1)
+        blocks = deal.blocks[turns, lanes]
+        ends = np.cumsum(self.rows[blocks], axis=0, dtype=np.int64) + deal.sums[coarse, lanes]
+        fine = (ends <= rows).sum(0)
+        column = np.arange(len(lanes))
+        return blocks[fine, column], ends[fine, column]
+
 
 class Walk:
     """Answers where sequences lie, quickly if each question is about what follows the one before."""
@@ -125,7 +140,6 @@ class Walk:
         self._order = order
         lanes = order.lanes
         self._epoch = np.zeros(lanes, np.int64)
-        self._turn = np.zeros(lanes, np.int64)
         self._block = np.full(lanes, -1, np.int64)
         self._begin = np.zeros(lanes, np.int64)  # the lane's first row in the block, and one past its last
         self._end = np.zeros(lanes, np.int64)
@@ -165,19 +179,10 @@ class Walk:
                 self._rows[of_it[same], :size] = permutations(size, self._order.seed, epoch, blocks[same], 1)
 
     def _seek(self, lanes: np.ndarray, position: int, epoch: int) -> None:
-        deal = self._order.deal(epoch)
-        within = position - self._order.first_row(epoch, lanes)
-        coarse = (deal.sums[:, lanes] <= within).sum(0) - 1
-        base = coarse * _STRIDE
-        # (_STRIDE, lanes): the turns from there on; past the deal's end, its last turn, which is not reached.
-        turns = np.minimum(base + np.arange(_STRIDE)[:, None], len(deal.blocks) - 1)
-        sizes = self._order.rows[deal.blocks[turns, lanes]].astype(np.int64)
-        ends = np.cumsum(sizes, axis=0) + deal.sums[coarse, lanes]
-        fine = (ends <= within).sum(0)
-        column = np.arange(len(lanes))
-        self._turn[lanes] = base + fine
+        """Set the block of each lane that holds its `position`-th row, which lies in `epoch`."""
+        earlier = self._order.first_row(epoch, lanes)
+        blocks, ends = self._order.blocks_at(epoch, lanes, position - earlier)
         self._epoch[lanes] = epoch
-        self._block[lanes] = deal.blocks[base + fine, lanes]
-        end = ends[fine, column] + self._order.first_row(epoch, lanes)
-        self._end[lanes] = end
-        self._begin[lanes] = end - sizes[fine, column]
+        self._block[lanes] = blocks
+        self._end[lanes] = ends + earlier
+        self._begin[lanes] = self._end[lanes] - self._order.rows[blocks]
