@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conf.exits import Exit, UserError
+from pretrain import opening
 from pretrain.building import built
 from pretrain.distributed import World, gather_texts, joined
 from pretrain.guard import attempts
 from pretrain.guard.heartbeat import Heart, Page
 from pretrain.guard.neighbours import introduction
 from pretrain.loop import train
-from pretrain.opening import Opened, opened
+from pretrain.opening import Opened
 from pretrain.step.heap import keep_freed_memory
 from pretrain.watching.code_commit import code_commit
 from pretrain.watching.console import Console
@@ -46,20 +47,20 @@ def main(overrides: list[str], page: Page) -> int:
 
 
 def _attempt(overrides: list[str], page: Page) -> int:
-    with joined() as world, opened(world, overrides) as run_dir:
+    with joined() as world, opening.opened(world, overrides) as opened:
         if world.device.type == "cpu":
             keep_freed_memory()
-        heart = Heart(page, run_dir.config.watchdog)
-        _introduce(run_dir, world, page)
-        console = Console(run_dir.config.steps, world.primary)
-        tracker = _tracker(run_dir, world, console)
+        heart = Heart(page, opened.config.watchdog)
+        _introduce(opened, world, page)
+        console = Console(opened.config.steps, world.primary)
+        tracker = _tracker(opened, world, console)
         end = _End()
         try:
             with (
                 stalls_told(page.beat, tracker.alert),
-                built(run_dir, world, console, tracker, heart=heart, page=page) as run,
+                built(opened, world, console, tracker, heart=heart, page=page) as run,
             ):
-                code = train(run, run_dir.config.loop)
+                code = train(run, opened.config.loop)
                 end = _End(code, f"stopped by {run.stop.reason}" if code else "done")
                 page.note(end={"reason": end.reason})
         except UserError as error:
@@ -80,14 +81,14 @@ class _End(NamedTuple):
     reason: str | None = None
 
 
-def _introduce(run_dir: Opened, world: World, page: Page) -> None:
+def _introduce(opened: Opened, world: World, page: Page) -> None:
     """Tell this rank's watchdog what the run is, and who its neighbours on this node are. Collective."""
     told = [json.loads(text) for text in gather_texts(world, json.dumps(introduction(page)))]
     here = told[world.rank]["node"]
     page.note(
         rank=world.rank,
-        run_dir=str(Path(run_dir.config.run_dir).resolve()),
-        attempt=run_dir.attempt,
+        run_dir=str(Path(opened.config.run_dir).resolve()),
+        attempt=opened.attempt,
         neighbours=[
             {"rank": rank, **each}
             for rank, each in enumerate(told)
@@ -96,22 +97,22 @@ def _introduce(run_dir: Opened, world: World, page: Page) -> None:
     )
 
 
-def _tracker(run_dir: Opened, world: World, console: Console) -> Tracker:
+def _tracker(opened: Opened, world: World, console: Console) -> Tracker:
     facts: dict[str, Any] = {
-        **asdict(run_dir.config),
+        **asdict(opened.config),
         "ranks": world.size,
-        "run_id": run_dir.identity.run_id,
-        "dataset_fingerprint": run_dir.identity.dataset_fingerprint,
-        "corpora": run_dir.corpora,
+        "run_id": opened.identity.run_id,
+        "dataset_fingerprint": opened.identity.dataset_fingerprint,
+        "corpora": opened.corpora,
         "code_commit": code_commit() if world.primary else "",
         "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
     }
     return open_tracker(
-        run_dir.config.tracking,
-        Path(run_dir.config.run_dir),
+        opened.config.tracking,
+        Path(opened.config.run_dir),
         settings=facts,
-        attempt=run_dir.attempt,
-        alike=attempts.alike(Path(run_dir.config.run_dir), run_dir.attempt) if world.primary else (),
+        attempt=opened.attempt,
+        alike=attempts.alike(Path(opened.config.run_dir), opened.attempt) if world.primary else (),
         primary=world.primary,
         say=console.say,
     )

@@ -50,27 +50,27 @@ from pretrain.zero import stage_among
 
 @contextlib.contextmanager
 def built(
-    run_dir: Opened, world: World, console: Console, tracker: Tracker, *, heart: Heart, page: Page
+    opened: Opened, world: World, console: Console, tracker: Tracker, *, heart: Heart, page: Page
 ) -> Iterator[Run]:
     """Build everything that trains, with the state of the newest checkpoint, if there is one."""
-    config, plan = run_dir.config, run_dir.plan
-    model = _model(run_dir, world)
+    config, plan = opened.config, opened.plan
+    model = _model(opened, world)
     engine = _engine(model, config, plan, world)
-    checkpoints = _checkpoints(run_dir, world, tracker, heart)
+    checkpoints = _checkpoints(opened, world, tracker, heart)
     began_loading = time.perf_counter()
-    found = checkpoints.load(engine, console.say, merged(run_dir.detours))
+    found = checkpoints.load(engine, console.say, merged(opened.detours))
     load_seconds = time.perf_counter() - began_loading
-    progress = found or Progress(began_at=run_dir.identity.began_at)
-    written = _ledger(run_dir, world)
-    roll_back = _roll_back(run_dir, world, checkpoints, progress, written)
+    progress = found or Progress(began_at=opened.identity.began_at)
+    written = _ledger(opened, world)
+    roll_back = _roll_back(opened, world, checkpoints, progress, written)
     run = Run(
         world=world,
         plan=plan,
         engine=engine,
-        batches=_batches(run_dir, world, progress.sequences, roll_back.detours),
-        batches_from=partial(_batches, run_dir, world),
+        batches=_batches(opened, world, progress.sequences, roll_back.detours),
+        batches_from=partial(_batches, opened, world),
         roll_back=roll_back,
-        validation=opened_validation(run_dir.sources, config.data, config.validation, say=console.say),
+        validation=opened_validation(opened.sources, config.data, config.validation, say=console.say),
         checkpoints=checkpoints,
         progress=progress,
         tracker=tracker,
@@ -80,7 +80,7 @@ def built(
         health=Health(config.health, world, checkpoints.root),
         norms=_norms(config, world, model),
         suite=_suite(config, world),
-        reference=_reference(run_dir, console),
+        reference=_reference(opened, console),
         ledger=written,
         heart=heart,
         sequence_tokens=config.data.sequence_tokens,
@@ -88,7 +88,7 @@ def built(
         startup_seconds=time.time() - psutil.Process().create_time(),
         saved_step=progress.step if found else -1,
     )
-    _announce(run, run_dir, run.meter.scale.parameters)
+    _announce(run, opened, run.meter.scale.parameters)
     try:
         yield run
     except BaseException as error:  # before anything is closed, which may fail in its turn
@@ -117,9 +117,9 @@ def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> E
     )
 
 
-def _model(run_dir: Opened, world: World) -> GPT:
+def _model(opened: Opened, world: World) -> GPT:
     """Return the model as the run begins; where it has a checkpoint, that one counts."""
-    config = run_dir.config
+    config = opened.config
     if config.fp8 and not has_float8(world.device):
         raise ConfigError(
             "fp8=true needs a GPU of compute capability 8.9 (Ada, Hopper) or later; use fp8=false"
@@ -130,7 +130,7 @@ def _model(run_dir: Opened, world: World) -> GPT:
         recompute=config.recompute,
         linear=Float8Linear if config.fp8 else nn.Linear,
     )
-    if config.init_from and run_dir.fresh:
+    if config.init_from and opened.fresh:
         model.load_state_dict(trained.initial_weights(Path(config.init_from), config.model))
     else:
         initialise(model, config.seed)
@@ -143,48 +143,48 @@ def _suite(config: TrainConfig, world: World) -> Suite | None:
     return Suite(config.evaluation, world, config.model, load_tokenizer())
 
 
-def _checkpoints(run_dir: Opened, world: World, tracker: Tracker, heart: Heart) -> Checkpoints:
+def _checkpoints(opened: Opened, world: World, tracker: Tracker, heart: Heart) -> Checkpoints:
     checkpoints = Checkpoints(
-        Path(run_dir.config.run_dir),
+        Path(opened.config.run_dir),
         world=world,
-        lease=run_dir.lease,
-        identity=run_dir.identity.borne,
-        config=run_dir.config.checkpoint,
+        lease=opened.lease,
+        identity=opened.identity.borne,
+        config=opened.config.checkpoint,
     )
     checkpoints.on_saved = tracker.saved
     checkpoints.beat = heart.beat
     return checkpoints
 
 
-def _ledger(run_dir: Opened, world: World) -> Ledger:
+def _ledger(opened: Opened, world: World) -> Ledger:
     """Return the ledger as this rank sees it, with what earlier attempts have skipped. Collective."""
-    path, budget = Path(run_dir.config.run_dir), run_dir.config.data.skip_sequences
+    path, budget = Path(opened.config.run_dir), opened.config.data.skip_sequences
     known: list[int] = []
     if budget:
         known = json.loads(on_primary(world, lambda: json.dumps(sorted(ledger.skipped(path)))))
-    return Ledger(path if world.primary else None, run_dir.attempt, Skips(budget, known))
+    return Ledger(path if world.primary else None, opened.attempt, Skips(budget, known))
 
 
 def _roll_back(
-    run_dir: Opened, world: World, checkpoints: Checkpoints, progress: Progress, written: Ledger
+    opened: Opened, world: World, checkpoints: Checkpoints, progress: Progress, written: Ledger
 ) -> RollBack:
-    directory = Path(run_dir.config.run_dir)
-    told = directory if world.primary and run_dir.attempt else None
+    directory = Path(opened.config.run_dir)
+    previous_record = directory if world.primary and opened.attempt else None
     return RollBack(
-        run_dir.config.roll_back,
+        opened.config.roll_back,
         world,
         checkpoints,
         ledger=written,
-        losses=losses_up_to(told, progress.step) if told else (),
-        detours=run_dir.detours,
+        losses=losses_up_to(previous_record, progress.step) if previous_record else (),
+        detours=opened.detours,
         position=progress.sequences,
     )
 
 
-def _batches(run_dir: Opened, world: World, position: int, detours: Sequence[Detour]) -> Batches:
-    config, plan = run_dir.config, run_dir.plan
+def _batches(opened: Opened, world: World, position: int, detours: Sequence[Detour]) -> Batches:
+    config, plan = opened.config, opened.plan
     sequences, mixture = training_data(
-        run_dir.sources,
+        opened.sources,
         config.data,
         batch_sequences=plan.sequences,
         seed=config.seed,
@@ -199,17 +199,17 @@ def _batches(run_dir: Opened, world: World, position: int, detours: Sequence[Det
         first_sequence=position,
         prefetch=config.data.prefetch_batches,
         device=world.device,
-        names=[source.name for source in run_dir.sources],
+        names=[source.name for source in opened.sources],
         detours=detours,
     )
 
 
-def _reference(run_dir: Opened, console: Console) -> Reference | None:
+def _reference(opened: Opened, console: Console) -> Reference | None:
     """Return what the run is compared with, without its losses where those are of another text."""
-    if run_dir.config.reference is None:
+    if opened.config.reference is None:
         return None
-    found = reference.named(run_dir.config.reference)
-    if other := reference.other_corpora(found, run_dir.corpora):
+    found = reference.named(opened.config.reference)
+    if other := reference.other_corpora(found, opened.corpora):
         told = " or ".join(found.corpora)
         console.say(f"no distance to {found.title}: the run reads {', '.join(other)}, not {told}")
         return reference.without_losses(found)
@@ -248,19 +248,19 @@ def _scale(config: TrainConfig, world: World, parameters: int) -> Scale:
     return Scale(parameters, cost, peak, again, config.optim.clip_norm)
 
 
-def _announce(run: Run, run_dir: Opened, parameters: int) -> None:
+def _announce(run: Run, opened: Opened, parameters: int) -> None:
     """Say what begins."""
-    config, plan = run_dir.config, run.plan
+    config, plan = opened.config, run.plan
     cut = f"{plan.ranks} × {plan.accumulation} × {plan.micro_sequences} × {run.sequence_tokens}"
     how = f"ZeRO-{run.engine.stage}, {config.precision}, {run.world.device.type}"
     run.console.say(
         f"{parameters:,} parameters; a step is {config.batch.told} tokens "
         f"({cut}: ranks, accumulation, sequences, tokens); {how}; "
-        f"data {run_dir.identity.dataset_fingerprint[:12]}"
+        f"data {opened.identity.dataset_fingerprint[:12]}"
     )
-    if len(run_dir.sources) > 1:
+    if len(opened.sources) > 1:
         run.console.say(run.batches.told(plan.sizes.consumed(config.steps)))
-    if run_dir.stop_file_removed:
+    if opened.stop_file_removed:
         run.console.say(f"removed the file {stopping.STOP_FILE}, which had stopped the run")
     step = run.progress.step
     run.console.say(f"resumed at step {step} of {config.steps}" if step else f"begins: {config.steps} steps")
