@@ -1,6 +1,6 @@
 """Who may work on a thing: one live process at a time, and the next one is told who holds it.
 
-A lease spares double work; it is not what keeps the output right. Files are put in place whole and hold
+A lock spares double work; it is not what keeps the output right. Files are put in place whole and hold
 the same bytes whoever writes them, so a file system without locks costs time only.
 """
 
@@ -21,12 +21,12 @@ _WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
-def lease(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; the kernel lets it go when the process dies.
 
     Raises LeaseHeldError at once, naming the holder's host, process and job, if another process holds it.
     """
-    descriptor = _locked(path, what)
+    descriptor = _held_descriptor(path, what)
     try:
         holder = {"host": socket.gethostname(), "process": os.getpid(), "job": _job()}
         os.pwrite(descriptor, json.dumps(holder).encode().ljust(200), 0)
@@ -42,7 +42,7 @@ def _job() -> str:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
-def _locked(path: Path, what: str) -> int:
+def _held_descriptor(path: Path, what: str) -> int:
     """Return a descriptor of `path` that holds its lock."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)

@@ -14,7 +14,7 @@ from data_prep.counts import Counts, Drop
 from data_prep.documents import Document, read_documents
 from data_prep.fast_tokenizer import Encoder
 from data_prep.filters import reason_to_drop
-from data_prep.lock import lease
+from data_prep.lock import locked
 from data_prep.packing import Stream, with_ends
 from data_prep.plan import Plan, spill_folder
 from data_prep.publish import publish, sha256_of_file
@@ -55,7 +55,7 @@ def map_unit(plan: Plan, output: Path, unit: int, encoder: Encoder) -> Marker:
     not what was planned, CorruptError for a file that is not what corpus.checksums says.
     """
     folder = spill_folder(output)
-    with lease(folder / f"unit-{unit:06d}.lock", f"unit {unit} of {output}"):
+    with locked(folder / f"unit-{unit:06d}.lock", f"unit {unit} of {output}"):
         if marker := unit_marker(plan, output, unit):
             return marker
         with Spill(plan.routing.buckets, folder) as spill:
@@ -133,7 +133,7 @@ def reduce_bucket(plan: Plan, output: Path, bucket: int, *, with_tail: bool) -> 
     `with_tail` cuts the end of the stream off as the validation split.
     """
     folder = spill_folder(output)
-    with lease(folder / f"bucket-{bucket:05d}.lock", f"bucket {bucket} of {output}"):
+    with locked(folder / f"bucket-{bucket:05d}.lock", f"bucket {bucket} of {output}"):
         if result := bucket_result(plan, output, bucket):
             return result
         sections = [read_section(folder, unit, bucket, plan=plan.digest) for unit in range(len(plan.units))]

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from conf.exits import LeaseHeldError
-from data_prep.lock import lease
+from data_prep.lock import locked
 
 _HOLDER = """
 import sys
 from pathlib import Path
-from data_prep.lock import lease
-with lease(Path(sys.argv[1]), "unit 3"):
+from data_prep.lock import locked
+with locked(Path(sys.argv[1]), "unit 3"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -29,10 +29,10 @@ def test_the_second_is_told_who_holds_it_and_a_dead_holder_lets_go(tmp_path: Pat
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(LeaseHeldError, match=f"unit 3 .*process {holder.pid} on {os.uname().nodename}"):
-            lease(path, "unit 3").__enter__()
+            locked(path, "unit 3").__enter__()
         holder.send_signal(signal.SIGKILL)
         assert holder.wait() == -signal.SIGKILL
-    with lease(path, "unit 3"):
+    with locked(path, "unit 3"):
         assert path.exists()
     assert not path.exists()
 
@@ -41,7 +41,7 @@ def test_a_lock_is_not_taken_through_a_symbolic_link(tmp_path: Path):
     (tmp_path / "other").write_text("precious")
     (tmp_path / "lock").symlink_to(tmp_path / "other")
     with pytest.raises(OSError, match="symbolic"):
-        lease(tmp_path / "lock", "unit 3").__enter__()
+        locked(tmp_path / "lock", "unit 3").__enter__()
     assert (tmp_path / "other").read_text() == "precious"
 
 
@@ -55,7 +55,7 @@ def test_a_holder_that_has_not_yet_written_its_name_is_waited_for(tmp_path: Path
             file.flush()
 
         threading.Timer(0.3, write).start()
-        with pytest.raises(LeaseHeldError, match=r"worked on by process 123 on n7"), lease(path, "unit 3"):
+        with pytest.raises(LeaseHeldError, match=r"worked on by process 123 on n7"), locked(path, "unit 3"):
             pass
 
 
@@ -75,8 +75,8 @@ def test_the_job_of_the_holder_is_told(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with (
-        lease(tmp_path / "lock", "unit 3"),
+        locked(tmp_path / "lock", "unit 3"),
         pytest.raises(LeaseHeldError, match=f"process {os.getpid()} on [^ ]+{job};"),
-        lease(tmp_path / "lock", "unit 3"),
+        locked(tmp_path / "lock", "unit 3"),
     ):
         pass

@@ -17,7 +17,7 @@ from corpora import as_jsonl, documents, hashes
 
 from conf.exits import Exit
 from data_prep import finalize, prepare
-from data_prep.lock import lease
+from data_prep.lock import locked
 from data_prep.plan import read_plan
 from data_prep.shards import Split, read_block, read_index
 
@@ -233,7 +233,7 @@ def test_the_second_process_at_a_unit_is_told_of_the_first(
     (output / "spill").mkdir(parents=True)
     (output / "spill").rename(tmp_path / "spill")
     prepare.main([*arguments, "task_index=0", "task_count=1000"])
-    with lease(output / "spill/unit-000001.lock", "unit 1"):
+    with locked(output / "spill/unit-000001.lock", "unit 1"):
         code, line = exit_line("prepare", *arguments)
     assert code == Exit.LEASE_HELD
     assert f"process {os.getpid()} on" in line
