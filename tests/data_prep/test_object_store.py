@@ -1,14 +1,12 @@
 """A real S3 server as the place of the corpus and of the shards."""
 
-import contextlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import s3fs
 from corpora import as_jsonl, documents, hashes
+from s3_server import served, store_at
 
 from conf.exits import DatasetError, Exit
 from data_prep import finalize, prepare
@@ -28,39 +26,16 @@ sys.stdin.read()
 """
 
 
-@contextlib.contextmanager
-def moto() -> Iterator[int]:
-    """Run moto's S3 server; yield its port."""
-    command = [sys.executable, "-c", _SERVER]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as job:
-        assert job.stdin is not None
-        assert job.stdout is not None
-        yield int(job.stdout.readline())
-        job.stdin.close()
-        assert job.wait(30) == 0
-
-
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with moto() as port:
+    with served(_SERVER) as port:
         yield port
-
-
-def store_at(port: int, monkeypatch: pytest.MonkeyPatch) -> s3fs.S3FileSystem:
-    """Return the store, and let the commands find it as they find any other: by the environment."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    return s3fs.S3FileSystem()
 
 
 @pytest.fixture
 def store(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
     """Return a store of two empty buckets."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     found = store_at(port, monkeypatch)
     for bucket in ("corpus", "shards"):
         if found.exists(bucket):
@@ -179,7 +154,8 @@ def test_a_store_that_goes_away_and_one_without_a_key_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_line: Called
 ):
     arguments = ["corpus=jsonl", "corpus.paths=['s3://corpus/a.jsonl']", f"output={tmp_path}/data", *SMALL]
-    with moto() as port:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with served(_SERVER) as port:
         store = store_at(port, monkeypatch)
         store.mkdir("corpus")
         store.put_file(str(as_jsonl(tmp_path / "a.jsonl", documents(50))), "corpus/a.jsonl")

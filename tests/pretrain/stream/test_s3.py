@@ -1,7 +1,5 @@
 """A real S3 server as the place of the shards: the same batches, by the client library that a run uses."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import s3fs
 from made_data import T, made, run
+from s3_server import served, store_at
 
 from conf.exits import DatasetError
 from pretrain.stream.remote import FetchConfig
@@ -35,25 +34,15 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    command, pipe = [sys.executable, "-c", _SERVER], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as job:
-        assert job.stdin is not None
-        assert job.stdout is not None
-        yield int(job.stdout.readline())
-        job.stdin.close()
-        assert job.wait(30) == 0
+    with served(_SERVER) as port:
+        yield port
 
 
 @pytest.fixture
 def bucket(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Put a data set into s3://shards/web; return the folder that it was made in."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     folder = made(tmp_path / "data", [[64] * 60, [64] * 20 + [33]]).parent
-    s3fs.S3FileSystem.clear_instance_cache()
-    store = s3fs.S3FileSystem()
+    store = store_at(port, monkeypatch)
     if not store.exists("shards"):
         store.mkdir("shards")
     for path in folder.iterdir():
