@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("conf", "data_prep", "pretrain", "slurm")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SCRIPTS = [*MODULES, *sorted((ROOT / "examples").glob("*.py"))]
+TESTS = sorted(path for name in ("benchmarks", "tests") for path in (ROOT / name).rglob("*.py"))
+SOURCES = [*SCRIPTS, *TESTS]
+# A table is looked up, not read; in two files one would have to be searched for in both.
+TABLES = ("tests/faults/bug_table.py",)
 
 LONGEST_FUNCTION = 50  # lines: what fits on a screen
 LONGEST_FILE = 300
@@ -67,14 +71,14 @@ def test_the_rules_look_at_every_package():
 
 
 def test_a_file_fits_300_lines():
-    lengths = {short(path): len(path.read_text().splitlines()) for path in SCRIPTS}
-    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+    lengths = {short(path): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name for name, length in lengths.items() if length > LONGEST_FILE} == set(TABLES)
 
 
 def test_a_function_fits_a_screen():
     too_long = {
         f"{short(path)}:{node.name}": node.end_lineno - node.lineno + 1
-        for path in SCRIPTS
+        for path in SOURCES
         for node in functions(path)
         if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
     }

@@ -15,10 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf import compose, option, typed
-from conf.exits import ConfigError, CorruptError
+from conf.exits import ConfigError
 from pretrain import plan
 from pretrain.batch import BatchConfig
-from pretrain.planning.calibration import calibration
 from pretrain.planning.endurance import best_interval, endurance
 from pretrain.planning.hardware import hardware
 from pretrain.planning.memory import Sharding, Work
@@ -210,52 +209,6 @@ def test_a_time_limit_costs_starts_and_failures_cost_hours():
 )
 def test_a_time_limit_reads_as_slurm_reads_it(text: str | None, hours: float | None):
     assert limit_hours(text) == hours
-
-
-def measured(folder: Path, tokens_per_s_per_gpu: float, **changed: object) -> None:
-    result = {
-        "kind": "training_speed",
-        "model": option_of("gpt2_124m"),
-        "hardware": "H100",
-        "ranks": 8,
-        "ranks_per_node": 8,
-        "sequence_tokens": 1024,
-        "micro_sequences": 64,
-        "accumulation": 1,
-        "precision": "autocast",
-        "compiled": True,
-        "recompute": "none",
-        "zero_stage": 1,
-        "tokens_per_s_per_gpu": tokens_per_s_per_gpu,
-        **changed,
-    }
-    (folder / f"{len(list(folder.iterdir()))}.json").write_text(json.dumps(result))
-
-
-def option_of(name: str) -> dict[str, object]:
-    return {key: value for key, value in option("model", name).items() if isinstance(key, str)}
-
-
-def test_a_plan_is_calibrated_to_measured_runs_of_the_same_device(tmp_path: Path):
-    assert calibration(asked_once(), tmp_path).factor == 1
-    measured(tmp_path, 1.0, hardware="A100")
-    assert calibration(asked_once(), tmp_path).factor == 1
-    measured(tmp_path, 500_000.0)
-    found = calibration(asked_once(), tmp_path)
-    assert found.sources == (str(tmp_path / "1.json"),)
-    after = planned(replace(asked_once(), batch=BatchConfig(524_288, 64), compiled=True), 8, found.factor)
-    assert isinstance(after, Plan)
-    assert after.speed.tokens_per_s == pytest.approx(8 * 500_000)
-
-
-def test_a_measured_speed_without_a_field_is_refused(tmp_path: Path):
-    measured(tmp_path, 500_000.0)
-    path = tmp_path / "0.json"
-    content = json.loads(path.read_text())
-    del content["zero_stage"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(CorruptError, match="zero_stage"):
-        calibration(asked_once(), tmp_path)
 
 
 def test_the_command_tells_the_whole_plan(capsys: pytest.CaptureFixture[str]):

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_parts import Parts
 from planted_runs import (
     behind,
     diverged,
@@ -24,9 +24,6 @@ from planted_runs import (
 
 from conf.exits import ConfigError, DatasetError
 from pretrain import report
-from pretrain.reporting.chart import short, svg
-from pretrain.reporting.comparison import comparison, differing
-from pretrain.reporting.document import Curve, Diagram
 from pretrain.reporting.markdown import escaped, markdown
 from pretrain.reporting.page import page
 from pretrain.reporting.scorecard import scorecard
@@ -35,25 +32,6 @@ from pretrain.watching.reference import named
 from pretrain.watching.run_log import read_run
 
 ROOT = Path(__file__).parents[3]
-
-
-class Parts(HTMLParser):
-    """Collects what a page would load, and its words."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.loaded: list[str] = []
-        self.tags: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loaded += [str(value) for name, value in attrs if name in ("src", "srcset", "data", "action")]
-        self.loaded += [str(value) for name, value in attrs if name == "href" and tag != "a"]
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
 
 
 def written(run_dir: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[str, str, str]:
@@ -246,35 +224,6 @@ def test_a_real_run_has_a_report(tiny_run: Path, tmp_path: Path, capsys: pytest.
         assert f"<h2>{title}</h2>" in html
 
 
-def test_a_sweep_ends_in_one_table_the_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for name, peak, add in (
-        ("00-peak_3e-4", 3e-4, 0.05),
-        ("01-peak_6e-4", 6e-4, 0.0),
-        ("02-peak_2e-3", 2e-3, 0.2),
-    ):
-        schedule = {"shape": "cosine", "peak": peak, "warmup_steps": 700, "final_fraction": 0.0}
-        plant(tmp_path / name, lambda step, add=add: published(step) + add, last=5000, schedule=schedule)
-    report.main([f"runs={tmp_path}"])
-    said = capsys.readouterr().out
-    assert "Best: 01-peak_6e-4" in said
-    table = [line for line in said.splitlines() if line.startswith("| 0")]
-    assert [line.split(" | ")[0].strip("| ") for line in table] == [
-        "01-peak\\_6e-4", "00-peak\\_3e-4", "02-peak\\_2e-3",
-    ]  # fmt: skip
-    head = next(line for line in said.splitlines() if line.startswith("| run"))
-    assert head.split(" | ")[1] == "schedule.peak"
-    assert (tmp_path / "report.md").is_file()
-    assert Parts((tmp_path / "report.html").read_text()).loaded == []
-
-
-def test_only_settings_that_differ_are_columns():
-    given = [
-        {"seed": 1, "schedule.peak": 0.1, "run_dir": "a"},
-        {"seed": 1, "schedule.peak": 0.2, "run_dir": "b"},
-    ]
-    assert differing(given) == ["schedule.peak"]
-
-
 @pytest.mark.parametrize(
     ("overrides", "error"),
     [
@@ -293,24 +242,6 @@ def test_a_wrong_request_is_refused(overrides: list[str], error: type[Exception]
 def test_an_empty_folder_of_runs_is_refused(tmp_path: Path):
     with pytest.raises(DatasetError, match="nothing has been logged"):
         report.main([f"runs={tmp_path}"])
-
-
-def test_a_long_curve_is_drawn_with_few_points_and_keeps_its_end():
-    points = [(float(tokens), 10.0 / tokens) for tokens in range(1, 50_001)]
-    drawn = svg(Diagram("d", [Curve("c", "run", points)]))
-    assert len(drawn) < 20_000
-    assert drawn.count("<polyline") == 1
-
-
-def test_a_diagram_of_nothing_is_nothing():
-    assert svg(Diagram("d", [Curve("c", "run", [])])) == ""
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(12, "12"), (524_288, "524k"), (10_255_073_280, "10.3B"), (3e12, "3T")]
-)
-def test_tokens_are_said_as_people_say_them(count: float, text: str):
-    assert short(count) == text
 
 
 def test_markdown_shows_a_text_as_it_is():
@@ -332,12 +263,3 @@ def test_both_forms_say_the_same(tmp_path: Path):
         assert escaped(section.title) in markdown(found)
         for row in section.table.rows if section.table else []:
             assert all(cell in words for cell in row)
-
-
-def test_a_comparison_of_runs_without_any_validation_says_so(tmp_path: Path):
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    (run_dir / "metrics.jsonl").write_text(
-        '{"attempt": 0, "time": 1.0, "event": "started", "settings": {}}\n'
-    )
-    assert comparison([read_run(run_dir)], "sweep").verdict == "Nothing validated yet"
