@@ -25,6 +25,8 @@ _SKIP_BYTES = 1 << 20
 _LARGEST_JSON = 1 << 28  # a JSON array is held in memory whole
 # A line is held whole, too; one of plain letters with one emoji takes four bytes a letter once decoded.
 _LONGEST_LINE = 1 << 27
+# JSON spells a byte in six at the most, and what stands beside the text may be long.
+_SPELLED, _ROOM_BESIDE = 6, 1 << 25
 _TEXT_TYPES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -117,7 +119,7 @@ def _json_lines(piece: Piece, corpus: CorpusConfig, limit: int) -> Iterator[Docu
             file.seek(start - 1)
             start += _skip_line(file) - 1
         stop = piece.stop if compression_of(piece.path) is None else sys.maxsize
-        longest = max(limit, _LONGEST_LINE)
+        longest = max(limit, min(_LONGEST_LINE, max(_SPELLED * limit, _ROOM_BESIDE)))
         for line_start, line in _lines(file, start, stop, longest):
             if len(line) > longest and not line.endswith(b"\n"):
                 yield Drop.LINE_TOO_LONG

@@ -222,7 +222,7 @@ def test_real_processes_leave_with_these_codes_too(
         (
             "slurm.submit",
             "run_dir=R --dry-run --cfg job prepare.corpus=jsonl",
-            "  corpus:\n    kind: jsonl\n",
+            "  corpus:\n    name: null\n    kind: jsonl\n",
         ),
     ],
 )

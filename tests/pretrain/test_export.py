@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ TEXT = "It's naïve: 北京大学 🙂\n\n\tdef f(x):  return x**2  # 3,141\r\n<
 
 @pytest.fixture(scope="module")
 def folder(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("exported") / "hf"
-    export.main([f"run_dir={tiny_run}", f"output={output}"])
-    return output
+    """Return an export of the run, of which nothing was evaluated yet."""
+    place = tmp_path_factory.mktemp("exported")
+    run_dir = shutil.copytree(tiny_run, place / "run", ignore=shutil.ignore_patterns("evaluations.jsonl"))
+    export.main([f"run_dir={run_dir}", f"output={place}/hf"])
+    return place / "hf"
 
 
 def test_transformers_loads_it_and_finds_our_logits(tiny_run: Path, folder: Path):
