@@ -17,8 +17,9 @@ _SUB_GROUP = 1_000_000_000  # sub_group_size, likewise: what stage 3 updates at 
 # products and attention gave: 18; the block's input alone: 2. Twice that in fp32.
 _ACTIVATION_BYTES = {"none": 32, "selective": 18, "full": 2}
 _MOST_LOGIT_BYTES = 8 * 2**30  # pretrain.cross_entropy cuts beyond
-_CPU_LOGIT_ROWS = 128
-_CPU_LOGIT_COPIES = 3  # the logits, their exponentials, and what the allocator holds of the chunk before
+# On a CPU it takes a chunk of so many bytes at a time, and of that a tile of rows, in fp32, twice.
+_CPU_LOGIT_BYTES = 26 << 20
+_CPU_TILE_ROWS = 32
 # CUDA's context, cuBLAS's and NCCL's workspaces, and what the caching allocator cannot use. Model.
 _GPU_OVERHEAD_BYTES = 3.0 * 2**30
 # A Python process with torch, DeepSpeed, the data set and the tokenizer, before a model exists; measured.
@@ -113,8 +114,9 @@ def _activation_bytes(shape: Shape, work: Work, tokens: int) -> float:
 
 def _logit_bytes(shape: Shape, work: Work, tokens: int) -> float:
     if not work.on_gpu:
-        rows = min(tokens, _CPU_LOGIT_ROWS)
-        return float(_CPU_LOGIT_COPIES * _FP32 * rows * shape.vocabulary)
+        size = _FP32 if work.precision == "fp32" else _BF16
+        tiles = 2 * _FP32 * min(tokens, _CPU_TILE_ROWS) * shape.vocabulary
+        return float(min(_CPU_LOGIT_BYTES, size * tokens * shape.vocabulary) + tiles)
     return float(min(_MOST_LOGIT_BYTES, _BF16 * tokens * shape.padded_vocabulary))
 
 
