@@ -117,8 +117,10 @@ def test_a_store_that_does_not_mend_ends_the_run_in_one_line(
 ):
     with served(data_set, fault=lambda number: fails(number, fault)) as server:
         began = time.monotonic()
+        # Only what may mend is waited for; all else is told at once, however slow the machine is.
+        waits = fault in {"503", "hang"}
         with pytest.raises(error, match=says) as caught:
-            read(server.url, deadline_seconds=1, timeout_seconds=0.4)
+            read(server.url, deadline_seconds=1 if waits else 60, timeout_seconds=0.4 if waits else 30)
         assert "\n" not in str(caught.value)
         assert time.monotonic() - began < 60
 
