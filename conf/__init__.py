@@ -40,7 +40,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
             odd = next((each for each in overrides if not _names_an_option(each)), "")
             group, _, option = odd.partition("=")
             raise ConfigError(explained.no_option(group, option)) from error
-    _refuse_empty(OmegaConf.to_container(composed))
+    refuse_empty(OmegaConf.to_container(composed))
     return composed
 
 
@@ -116,6 +116,20 @@ def override_key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def refuse_empty(value: Any, key: str = "") -> None:
+    """Raise ConfigError for a setting, or a part of one, that is empty text."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            refuse_empty(each, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for each in value:
+            refuse_empty(each, key)
+    elif isinstance(value, str) and not value.strip() and key.rpartition(".")[2] not in _MAY_BE_EMPTY:
+        raise ConfigError(
+            f"{key} is empty (a shell's variable that is not set?); give it a value, or leave it out"
+        )
+
+
 def _names(config: DictConfig) -> list[str]:
     """Return every dotted key, and every group at the top."""
     return [*(name for name, _ in leaves(config)), *map(str, config)]
@@ -136,20 +150,6 @@ def _with_lists(structured: DictConfig, raw: DictConfig) -> DictConfig:
         ):
             OmegaConf.update(raw, str(key), [raw[key]], merge=False)
     return raw
-
-
-def _refuse_empty(value: Any, key: str = "") -> None:
-    """Raise ConfigError for a setting, or a part of one, that is empty text."""
-    if isinstance(value, dict):
-        for name, each in value.items():
-            _refuse_empty(each, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for each in value:
-            _refuse_empty(each, key)
-    elif isinstance(value, str) and not value.strip() and key.rpartition(".")[2] not in _MAY_BE_EMPTY:
-        raise ConfigError(
-            f"{key} is empty (a shell's variable that is not set?); give it a value, or leave it out"
-        )
 
 
 def _chooses(override: str) -> bool:

@@ -6,7 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from conf import override_key
+from conf import override_key, refuse_empty
 from conf.exits import ConfigError
 
 
@@ -29,8 +29,5 @@ def value_of(key: str, overrides: Sequence[str]) -> str | None:
         raise ConfigError(
             f"cannot read {found[-1]}; quote the value for Hydra, and the whole for the shell: \"{key}='…'\""
         ) from error
-    if not value.strip():
-        raise ConfigError(
-            f"{key} is empty (a shell's variable that is not set?); give it a value, or leave it out"
-        )
+    refuse_empty(value, key)
     return value
