@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 from torch import nn
 
-from conf.exits import ConfigError
 from data_prep.tokenizer import load_tokenizer
 from pretrain import trained
 from pretrain.batch import BatchPlan
@@ -31,7 +30,7 @@ from pretrain.opening import Opened
 from pretrain.peak import peak_flops
 from pretrain.roll_back import RollBack, losses_up_to
 from pretrain.run import Run
-from pretrain.step.float8 import Float8Linear, has_float8
+from pretrain.step.float8 import Float8Linear
 from pretrain.stream import ledger
 from pretrain.stream.data import Batches
 from pretrain.stream.detours import Detour, merged
@@ -54,7 +53,7 @@ def built(
 ) -> Iterator[Run]:
     """Build everything that trains, with the state of the newest checkpoint, if there is one."""
     config, plan = opened.config, opened.plan
-    model = _model(opened, world)
+    model = _model(opened)
     engine = _engine(model, config, plan, world)
     checkpoints = _checkpoints(opened, world, tracker, heart)
     began_loading = time.perf_counter()
@@ -117,13 +116,9 @@ def _engine(model: GPT, config: TrainConfig, plan: BatchPlan, world: World) -> E
     )
 
 
-def _model(opened: Opened, world: World) -> GPT:
+def _model(opened: Opened) -> GPT:
     """Return the model as the run begins; where it has a checkpoint, that one counts."""
     config = opened.config
-    if config.fp8 and not has_float8(world.device):
-        raise ConfigError(
-            "fp8=true needs a GPU of compute capability 8.9 (Ada, Hopper) or later; use fp8=false"
-        )
     model = GPT(
         config.model,
         end_of_text=config.end_of_text,

@@ -21,6 +21,7 @@ from pretrain.distributed import World, on_primary
 from pretrain.evaluation.suite import check_files
 from pretrain.guard import attempts, stopping
 from pretrain.peak import device_name
+from pretrain.step.float8 import has_float8
 from pretrain.storage import commit, durable, lease
 from pretrain.stream import ledger
 from pretrain.stream.detours import Detour
@@ -85,6 +86,10 @@ def _begin(overrides: list[str], world: World, held: list[lease.Lease]) -> str:
     if config.reference:
         reference.named(config.reference)
     check_files(config.evaluation)
+    if config.fp8 and not has_float8(world.device):
+        raise ConfigError(
+            "fp8=true needs a GPU of compute capability 8.9 (Ada, Hopper) or later; use fp8=false"
+        )
     # Absolute, because the next attempt or an evaluation may start in another directory.
     for part, source in zip(raw.data.get("mix") or [raw.data], sources, strict=True):
         part.index = None if config.data.synthetic else f"{source.index.location}/index.json"

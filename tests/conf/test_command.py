@@ -57,6 +57,16 @@ def test_a_run_that_cannot_be_is_refused_before_it_leaves_a_trace(
     assert not run_dir.exists()
 
 
+def test_fp8_on_a_gpu_that_has_none_is_refused_before_it_leaves_a_trace(
+    tiny_index: Path, tmp_path: Path, refused: Refused, begin: object, *, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pretrain.opening.has_float8", lambda device: False)
+    good = ["experiment=smoke", f"data.index={tiny_index}", f"run_dir={tmp_path / 'run'}"]
+    found, line = refused(begin, [*good, "fp8=true", "precision=autocast"])
+    assert (found, "use fp8=false" in line) == (Exit.CONFIG, True), line
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_can_be_is_not_refused(tiny_index: Path, tmp_path: Path, begin: Callable[..., None]):
     begin(["experiment=smoke", f"data.index={tiny_index}", f"run_dir={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "config.yaml").exists()
