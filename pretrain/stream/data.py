@@ -28,7 +28,7 @@ from pretrain.stream.skips import Skip
 class Batch(NamedTuple):
     """One rank's share of one step."""
 
-    micro_batches: list[torch.Tensor]  # int64 (B, T + 1) each, on the device
+    micro_batches: Sequence[torch.Tensor]  # int64 (B, T + 1) each, on the device
     epoch: int  # of the rank's first sequence
     wait_seconds: float  # how long the training loop stood still for it
     places: str  # SHA-256 of (epoch, block, row) of each sequence, int64; of a mixture, source before epoch
@@ -99,7 +99,7 @@ class Batches:
             consumer.wait_event(item.arrival)
             tokens.record_stream(consumer)
         size = self._plan.micro_sequences
-        micro_batches = [part.long() for part in tokens.split(size)]  # 16 bits travel, 64 are used
+        micro_batches = tokens.long().split(size)  # 16 bits travel, 64 are used
         if item.arrival is None:
             self._spare.put(tokens.numpy())
         for row in item.missing:
