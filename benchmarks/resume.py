@@ -66,7 +66,7 @@ def measure(folder: str, seed: int) -> dict[str, float]:
 
 def write(folder: Path) -> None:
     """Write the index, and shards that hold nothing."""
-    from data_prep.shards import NUMPY_HEADER, TAR_HEADER, block_digest  # noqa: PLC0415
+    from data_prep.shards import FORMAT, NUMPY_HEADER, TAR_HEADER, block_digest  # noqa: PLC0415
     from data_prep.tokenizer import VOCABULARY_SHA256  # noqa: PLC0415
 
     def shard(number: int, blocks: int) -> dict:
@@ -82,7 +82,7 @@ def write(folder: Path) -> None:
     tokens, shards = 0, -(-BLOCKS // SHARD_BLOCKS)
     with (folder / "index.json").open("w") as file:
         facts = {
-            "format": 1, "dtype": "uint16", "tokenizer": "gpt2", "vocabulary_sha256": VOCABULARY_SHA256,
+            "format": FORMAT, "dtype": "uint16", "tokenizer": "gpt2", "vocabulary_sha256": VOCABULARY_SHA256,
             "end_of_text": 50256, "block_tokens": BLOCK_TOKENS, "validation_rule": "none", "counts": {},
             "overlap": {}, "config": {}, "config_sha256": "",
         }  # fmt: skip

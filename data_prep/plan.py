@@ -20,7 +20,7 @@ from data_prep.filters import FilterConfig
 from data_prep.packing import PackingConfig
 from data_prep.publish import publish_once
 from data_prep.routing import Routing
-from data_prep.shards import INDEX
+from data_prep.shards import FORMAT, INDEX
 from data_prep.sources import CorpusConfig, Input, absolute
 from data_prep.units import SizedPiece, grouped, pieces_of, text_of_a_unit
 
@@ -141,12 +141,13 @@ def agreed_plan(output: Path, settings: Settings, inputs: list[Input]) -> Plan:
 
 
 def read_plan(output: Path) -> Plan:
-    """Return the output's plan; raise DatasetError if there is none."""
+    """Return the output's plan; raise DatasetError if there is none, or one for another format."""
     path = output / PLAN
     try:
         content = path.read_bytes()
         raw = json.loads(content)
-        return Plan(
+        version = raw.get("format", 1)
+        plan = Plan(
             settings=raw["settings"],
             inputs=tuple(Input(*entry) for entry in raw["inputs"]),
             evaluation=tuple((name, path) for name, path in raw["evaluation"]),
@@ -157,8 +158,14 @@ def read_plan(output: Path) -> Plan:
         )
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(f"{path} does not exist; run data_prep.prepare output={output} first") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DatasetError(f"{path} is not a plan; choose another output") from None
+    if version != FORMAT:
+        raise DatasetError(
+            f"{path} plans shards of format {version}, this program writes {FORMAT}; "
+            f"use another output{_or_anew(output)}"
+        )
+    return plan
 
 
 def _exists(path: Path) -> bool:
@@ -193,6 +200,7 @@ def _planned(inputs: list[Input], settings: Settings) -> bytes:
     record = settings.record()
     record["validation"]["fraction"] = fraction
     record = {
+        "format": FORMAT,
         "settings": record,
         "inputs": [[known.path, known.bytes, known.version, known.sha256] for known in inputs],
         "evaluation": settings.evaluation,

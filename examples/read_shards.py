@@ -13,7 +13,7 @@ import numpy as np
 def blocks(directory: Path, split: str):
     """Yield every block of a split as it lies on disk: uint16, (payload + 1 overlap token,)."""
     index = json.loads((directory / "index.json").read_text())
-    assert (index["format"], index["dtype"]) == (1, "uint16")
+    assert (index["format"], index["dtype"]) == (2, "uint16")
     for shard in index["splits"][split]["shards"]:
         for offset, tokens, _digest in shard["blocks"]:
             yield np.memmap(directory / shard["name"], "<u2", mode="r", offset=offset, shape=(tokens + 1,))

@@ -13,7 +13,7 @@ from corpora import as_jsonl, documents
 from conf.exits import CorruptError, DatasetError, Exit
 from data_prep.counts import Drop
 from data_prep.documents import Document, Piece, read_documents
-from data_prep.shards import read_block, read_index
+from data_prep.shards import FORMAT, read_block, read_index
 from data_prep.sources import CorpusConfig
 from data_prep.tokenizer import load_tokenizer
 from data_prep.verify import verify_shard
@@ -96,7 +96,7 @@ def test_no_hostile_archive_is_read_as_a_shard(make: Make, tmp_path: Path):
 def test_an_index_names_no_place_but_a_shard_beside_it(name: str, make: Make, tmp_path: Path):
     record = {
         **{
-            "format": 1,
+            "format": FORMAT,
             "dtype": "uint16",
             "tokenizer": "gpt2",
             "vocabulary_sha256": "",

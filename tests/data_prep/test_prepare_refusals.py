@@ -1,6 +1,7 @@
 """What `prepare` does not take: one line, its exit code, and no shard."""
 
 import gzip
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,21 @@ def test_after_a_wrong_corpus_the_way_to_begin_anew_is_told_until_the_data_set_i
     assert anew in exit_line("prepare", *right)[1]
     finalize.main([f"output={output}"])
     assert "begin anew" not in exit_line("prepare", *right)[1]
+
+
+def test_an_output_planned_for_another_format_is_refused(
+    corpus: list[Path], tmp_path: Path, exit_line: Called
+):
+    arguments = ["corpus=jsonl", f"corpus.paths=[{tmp_path}/*.jsonl]", f"output={tmp_path}/data", *SMALL]
+    prepare.main(arguments)
+    path = tmp_path / "data" / "plan.json"
+    plan = json.loads(path.read_bytes())
+    del plan["format"]  # as format 1 wrote it
+    path.write_text(json.dumps(plan))
+    for program, called in (("prepare", arguments), ("finalize", [f"output={tmp_path}/data"])):
+        code, line = exit_line(program, *called)
+        assert (code, line.count("\n")) == (Exit.DATASET, 1)
+        assert "format 1, this program writes 2" in line
 
 
 def test_a_folder_that_holds_another_data_set_is_refused(

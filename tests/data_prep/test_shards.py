@@ -84,7 +84,7 @@ def _first(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 DAMAGES: list[Callable[[dict[str, Any]], Any]] = [
-    lambda raw: raw.update(format=2),
+    lambda raw: raw.update(format=1),
     lambda raw: raw.update(dtype="int32"),
     lambda raw: raw.pop("splits"),
     lambda raw: raw.pop("end_of_text"),

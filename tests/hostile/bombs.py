@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from data_prep.shards import FORMAT
+
 MEBIBYTE = 1 << 20
 _UNPACKED = 600 * MEBIBYTE
 
@@ -47,7 +49,13 @@ def indexes() -> Iterator[tuple[str, bytes]]:
     empty = {"tokens": 0, "documents": 0, "shards": []}
     facts = {"tokenizer": "gpt2", "vocabulary_sha256": "", "end_of_text": 0, "block_tokens": 2**40}
     rest = {"validation_rule": "hash", "counts": {}, "overlap": {}, "config": {}, "config_sha256": ""}
-    index = {"format": 1, "dtype": "uint16", **facts, **rest, "splits": {"train": split, "validation": empty}}
+    index = {
+        "format": FORMAT,
+        "dtype": "uint16",
+        **facts,
+        **rest,
+        "splits": {"train": split, "validation": empty},
+    }
     yield "a block of 2 TiB", json.dumps(index).encode()
 
 

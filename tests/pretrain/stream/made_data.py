@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.shards import Split, shard_record
+from data_prep.shards import FORMAT, Split, shard_record
 from data_prep.writer import write_shard
 from pretrain.batch import BatchPlan
 from pretrain.stream.data import Batches
@@ -33,9 +33,9 @@ def made(folder: Path, shards: list[list[int]], *, block_tokens: int = 64, seed:
         records.append(write_shard(folder / f"train-{number:05d}.tar", blocks, documents=1, scratch=folder))
     train = Split(sum(s.tokens for s in records), len(records), tuple(records))
     content = {
-        "format": 1, "dtype": "uint16", "tokenizer": "gpt2", "vocabulary_sha256": "0", "end_of_text": 50256,
-        "block_tokens": block_tokens, "validation_rule": "none", "counts": {}, "overlap": {}, "config": {},
-        "config_sha256": "",
+        "format": FORMAT, "dtype": "uint16", "tokenizer": "gpt2", "vocabulary_sha256": "0",
+        "end_of_text": 50256, "block_tokens": block_tokens, "validation_rule": "none", "counts": {},
+        "overlap": {}, "config": {}, "config_sha256": "",
         "splits": {
             "train": {"tokens": train.tokens, "documents": train.documents,
                       "shards": [shard_record(shard) for shard in records]},
