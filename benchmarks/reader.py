@@ -194,8 +194,9 @@ def write_ours(folder: str) -> None:
     """Write train.bin as a data set of ours: 64 blocks of 65,536 tokens in a shard, an index."""
     import numpy as np  # noqa: PLC0415
 
+    from data_prep.index import shard_record  # noqa: PLC0415
     from data_prep.packing import Stream  # noqa: PLC0415
-    from data_prep.shards import FORMAT, shard_record  # noqa: PLC0415
+    from data_prep.shards import FORMAT  # noqa: PLC0415
     from data_prep.tokenizer import VOCABULARY_SHA256  # noqa: PLC0415
     from data_prep.writer import write_shard  # noqa: PLC0415
 
@@ -204,7 +205,8 @@ def write_ours(folder: str) -> None:
     stream, shards = Stream([tokens, np.array([50256], np.uint16)]), []
     for number, first in enumerate(range(0, len(tokens), 2**22)):
         part = stream.blocks(min(2**22, len(tokens) - first), 2**16)
-        shards.append(write_shard(place / f"train-{number:05d}.tar", part, documents=1, scratch=place))
+        path, facts = place / f"train-{number:05d}.tar", {"block_tokens": 2**16, "documents": 1}
+        shards.append(write_shard(path, part, **facts, scratch=place))
     train = {
         "tokens": sum(s.tokens for s in shards),
         "documents": len(shards),

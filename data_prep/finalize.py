@@ -21,12 +21,13 @@ from conf.command import run
 from conf.exits import ConfigError, DatasetError, UserError
 from data_prep.contamination import Overlap, load_evaluation
 from data_prep.counts import Counts, counts_of, total
+from data_prep.index import INDEX, SPLITS, Index, read_index, shard_record
 from data_prep.packing import DTYPE
 from data_prep.plan import Plan, read_plan, spill_folder
 from data_prep.progress import Progress
 from data_prep.publish import publish
 from data_prep.remote import put
-from data_prep.shards import FORMAT, INDEX, SPLITS, Index, read_index, shard_record
+from data_prep.shards import FORMAT
 from data_prep.shuffle import BucketResult, bucket_result, is_reduced, reduce_bucket
 from data_prep.space import require_space
 from data_prep.spill import Marker, documents_per_bucket, read_marker

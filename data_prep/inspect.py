@@ -9,9 +9,9 @@ from pathlib import Path
 from conf import compose, typed
 from conf.command import run
 from data_prep.counts import counts_of
+from data_prep.index import Index, Split, read_index
 from data_prep.page import page
 from data_prep.publish import publish_page
-from data_prep.shards import Index, Split, read_index
 from data_prep.survey import Survey, survey
 from data_prep.tokenizer import load_tokenizer
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from data_prep.counts import counts_of
-from data_prep.shards import Index
+from data_prep.index import Index
 from data_prep.survey import Survey
 
 _WIDTH, _BAR, _GAP, _LABEL, _NUMBER = 640, 16, 4, 130, 90

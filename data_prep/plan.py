@@ -17,10 +17,11 @@ from data_prep.contamination import DecontaminationConfig, load_evaluation
 from data_prep.density import tokens_per_byte
 from data_prep.documents import Piece
 from data_prep.filters import FilterConfig
+from data_prep.index import INDEX
 from data_prep.packing import PackingConfig
 from data_prep.publish import publish_once
 from data_prep.routing import Routing
-from data_prep.shards import FORMAT, INDEX
+from data_prep.shards import FORMAT
 from data_prep.sources import CorpusConfig, Input, absolute
 from data_prep.units import SizedPiece, grouped, pieces_of, text_of_a_unit
 

@@ -43,11 +43,11 @@ from data_prep.contamination import DecontaminationConfig
 from data_prep.counts import Counts, total
 from data_prep.fast_tokenizer import load_encoder
 from data_prep.filters import FilterConfig
+from data_prep.index import INDEX
 from data_prep.packing import PackingConfig
 from data_prep.plan import Plan, Settings, ValidationConfig, agreed_plan, read_plan, spill_folder
 from data_prep.pool import each, worker_count
 from data_prep.progress import Progress
-from data_prep.shards import INDEX
 from data_prep.shuffle import map_unit
 from data_prep.sources import CorpusConfig, list_corpus
 from data_prep.space import predicted_bytes, require_space

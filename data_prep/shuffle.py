@@ -14,12 +14,13 @@ from data_prep.counts import Counts, Drop
 from data_prep.documents import Document, read_documents
 from data_prep.fast_tokenizer import Encoder
 from data_prep.filters import reason_to_drop
+from data_prep.index import shard_of, shard_record
 from data_prep.lock import locked
 from data_prep.packing import Stream, with_ends
 from data_prep.plan import Plan, spill_folder
 from data_prep.publish import publish, sha256_of_file
 from data_prep.routing import hash_of, shuffled
-from data_prep.shards import Shard, shard_of, shard_record
+from data_prep.shards import Shard
 from data_prep.sources import check_unchanged
 from data_prep.spill import Marker, Section, Spill, is_whole, read_marker, read_section
 from data_prep.tokenizer import END_OF_TEXT
@@ -110,7 +111,9 @@ def bucket_result(plan: Plan, output: Path, bucket: int) -> BucketResult | None:
         raw = json.loads(_result_path(output, bucket).read_bytes())
         result = BucketResult(
             plan=raw["plan"],
-            shards=tuple((split, shard_of(record)) for split, record in raw["shards"]),
+            shards=tuple(
+                (split, shard_of(record, plan.packing.block_tokens)) for split, record in raw["shards"]
+            ),
             counts=_bucket_counts(raw["kept"], raw["duplicates"], raw["text_bytes"], raw["tokens"]),
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -171,7 +174,10 @@ def _reduced(plan: Plan, output: Path, bucket: int, sections: list[Section], wit
     for (split, name), last in parts:
         cut = stream.blocks(last - first, plan.packing.block_tokens)
         documents = int(np.count_nonzero((first <= begins) & (begins < last)))
-        shard = write_shard(output / name, cut, documents=documents, scratch=spill_folder(output))
+        size = plan.packing.block_tokens
+        shard = write_shard(
+            output / name, cut, block_tokens=size, documents=documents, scratch=spill_folder(output)
+        )
         shards.append((split, shard))
         first = last
     return BucketResult(plan.digest, tuple(shards), counts)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.shards import Index, Split, read_block
+from data_prep.index import Index, Split
+from data_prep.shards import read_block
 
 # Histogram classes: documents of 2**n to 2**(n+1) - 1 tokens.
 _CLASSES = 40
@@ -42,10 +43,10 @@ def _document_lengths(index: Index, split: Split) -> Iterator[np.ndarray]:
     """Yield, for each shard, the tokens between its end-of-text tokens."""
     for shard in split.shards:
         ends, start = [-1], 0
-        for number, block in enumerate(shard.blocks):
+        for number in range(shard.block_count):
             payload = read_block(index.directory, shard, number)[:-1]
             ends.extend((np.flatnonzero(payload == index.end_of_text) + start).tolist())
-            start += block.tokens
+            start += len(payload)
         yield np.diff([*ends, start]) - 1
 
 

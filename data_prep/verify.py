@@ -17,9 +17,10 @@ import numpy as np
 from conf import compose, typed
 from conf.command import run
 from conf.exits import CorruptError, DatasetError
+from data_prep.index import INDEX, Index, read_index
 from data_prep.packing import DTYPE
 from data_prep.progress import Progress
-from data_prep.shards import INDEX, Index, Shard, block_digest, member_name, read_index
+from data_prep.shards import Shard, check_block, member_name, read_digests
 from data_prep.tokenizer import load_tokenizer
 from data_prep.writer import frames
 
@@ -50,7 +51,7 @@ def main(overrides: list[str]) -> None:
     progress.finish()
     if text_bytes != index.counts["text_bytes"]:
         # Every member is what its digest says, so it is the index that tells another story.
-        members = sum(len(shard.blocks) for shard in shards)
+        members = sum(shard.block_count for shard in shards)
         raise CorruptError(
             f"{index.directory / INDEX}: counts.text_bytes is {index.counts['text_bytes']}, though "
             f"the tokens of all {members} members, each as its digest says, give {text_bytes}; copy it again"
@@ -75,7 +76,7 @@ def verify_shard(index: Index, shard: Shard, byte_lengths: np.ndarray) -> int:
     try:
         with path.open("rb") as file:
             for number, block in enumerate(_blocks(file, path, shard)):
-                place = f"{path}: member {member_name(number)} at offset {shard.blocks[number].offset}"
+                place = f"{path}: member {member_name(number)} at offset {shard.block(number).offset}"
                 if block.max() >= len(byte_lengths):
                     raise CorruptError(f"{place} holds token {block.max()}, which the vocabulary lacks")
                 if expected_first not in {None, int(block[0])}:
@@ -92,22 +93,16 @@ def verify_shard(index: Index, shard: Shard, byte_lengths: np.ndarray) -> int:
 
 def _blocks(file: BinaryIO, path: Path, shard: Shard) -> Iterator[np.ndarray]:
     """Yield the blocks of a shard's file, every byte of it checked."""
-    digest, position = hashlib.sha256(), 0
-    *before, after = frames(shard)
-    for number, (frame, block) in enumerate(zip(before, shard.blocks, strict=True)):
-        name = member_name(number)
-        if position + len(frame) != block.offset:
-            raise CorruptError(
-                f"{path}: the index places member {name} at offset {block.offset}, not after the last"
-            )
-        _compare(file.read(len(frame)), frame, f"{path}: header of member {name}", position)
-        content = file.read((block.tokens + 1) * DTYPE.itemsize)
-        if block_digest(content) != block.digest:
-            raise CorruptError(f"{path}: member {name} at offset {block.offset} differs from the index")
+    digests, digest, position = read_digests(path.parent, shard), hashlib.sha256(), 0
+    *before, after = frames(shard, digests)
+    for number, (frame, expected) in enumerate(zip(before, digests.tolist(), strict=True)):
+        _compare(file.read(len(frame)), frame, f"{path}: header of {member_name(number)}", position)
+        content = file.read((shard.block(number).tokens + 1) * DTYPE.itemsize)
+        check_block(content, shard, number, expected, str(path))
         digest.update(frame + content)
-        position = block.offset + len(content)
+        position += len(frame) + len(content)
         yield np.frombuffer(content, DTYPE)
-    _compare(file.read(len(after) + 1), after, f"{path}: metadata and end of the tar", position)
+    _compare(file.read(len(after) + 1), after, f"{path}: digests, metadata and end of the tar", position)
     digest.update(after)
     if digest.hexdigest() != shard.sha256:
         raise CorruptError(f"{path}: its SHA-256 differs from the index, though every block agrees")

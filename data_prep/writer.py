@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,30 +15,44 @@ import numpy as np
 
 from data_prep.packing import DTYPE
 from data_prep.publish import replacing
-from data_prep.shards import FORMAT, NUMPY_HEADER, TAR_HEADER, Block, Shard, block_digest, member_name
+from data_prep.shards import DIGEST, FORMAT, NUMPY_HEADER, Shard, block_digest, digest_of_table, member_name
 
 # webdataset passes over members whose folder is named `__…__`.
+DIGESTS = "__meta__/digests.xxh3"
 METADATA = "__meta__/shard.json"
 # A tar ends in two empty records and is filled up to 20 of them, as GNU tar and tarfile do.
 _END = 2 * tarfile.BLOCKSIZE
 
 
-def write_shard(path: Path, blocks: Iterable[np.ndarray], *, documents: int, scratch: Path) -> Shard:
+def write_shard(
+    path: Path, blocks: Iterable[np.ndarray], *, block_tokens: int, documents: int, scratch: Path
+) -> Shard:
     """Write the blocks, each with its overlap token, as the shard `path`; return its index entry.
 
-    The shard appears whole or not at all; `scratch` is a folder on the same file system.
+    All but the last hold `block_tokens` tokens. The shard appears whole or not at all; `scratch` is a
+    folder on the same file system.
     """
-    entries: list[Block] = []
+    digests: list[int] = []
+    tokens = 0
     with replacing(path, scratch=scratch) as file:
         tar = _HashedFile(file)
         for number, block in enumerate(blocks):
             content = np.ascontiguousarray(block, DTYPE).tobytes()
-            entries.append(Block(tar.size + TAR_HEADER + NUMPY_HEADER, len(block) - 1, block_digest(content)))
+            digests.append(block_digest(content))
+            tokens += len(block) - 1
             tar.write(member(member_name(number), numpy_header(len(block)) + content))
-        tokens = sum(entry.tokens for entry in entries)
-        tar.write(member(METADATA, metadata(documents, entries)))
-        tar.write(_end(tar.size))
-    return Shard(path.name, tar.size, tar.digest.hexdigest(), tokens, documents, tuple(entries))
+        table = np.array(digests, DIGEST)
+        facts = {"tokens": tokens, "block_tokens": block_tokens, "documents": documents}
+        tar.write(_after_blocks(tar.size, table, facts))
+    return Shard(
+        name=path.name,
+        bytes=tar.size,
+        sha256=tar.digest.hexdigest(),
+        tokens=tokens,
+        documents=documents,
+        digests=digest_of_table(table.tobytes()),
+        block_tokens=block_tokens,
+    )
 
 
 def member(name: str, content: bytes) -> bytes:
@@ -62,28 +76,27 @@ def numpy_header(length: int) -> bytes:
     return buffer.getvalue()
 
 
-def metadata(documents: int, blocks: Iterable[Block]) -> bytes:
-    """Return the content of the metadata member: what the index says of the blocks."""
-    entries = [[block.offset, block.tokens, block.digest] for block in blocks]
-    record = {"format": FORMAT, "dtype": DTYPE.name, "documents": documents, "blocks": entries}
-    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
-
-
-def frames(shard: Shard) -> Iterator[bytes]:
+def frames(shard: Shard, digests: np.ndarray) -> Iterator[bytes]:
     """Yield what the file of `shard` holds before each block's payload, and last what follows them all."""
     end = 0
-    for number, block in enumerate(shard.blocks):
-        length = block.tokens + 1
-        size = NUMPY_HEADER + length * DTYPE.itemsize
-        yield bytes(-end % tarfile.BLOCKSIZE) + header(member_name(number), size) + numpy_header(length)
-        end = block.offset + length * DTYPE.itemsize
-    last = bytes(-end % tarfile.BLOCKSIZE) + member(METADATA, metadata(shard.documents, shard.blocks))
-    yield last + _end(end + len(last))
+    for number in range(shard.block_count):
+        offset, tokens = shard.block(number)
+        size = (tokens + 1) * DTYPE.itemsize
+        head = header(member_name(number), NUMPY_HEADER + size) + numpy_header(tokens + 1)
+        yield bytes(-end % tarfile.BLOCKSIZE) + head
+        end = offset + size
+    padding = bytes(-end % tarfile.BLOCKSIZE)
+    facts = {"tokens": shard.tokens, "block_tokens": shard.block_tokens, "documents": shard.documents}
+    yield padding + _after_blocks(end + len(padding), digests, facts)
 
 
-def _end(size: int) -> bytes:
-    """Return what closes a tar whose members end at `size`."""
-    return bytes(_END + -(size + _END) % tarfile.RECORDSIZE)
+def _after_blocks(size: int, digests: np.ndarray, facts: Mapping[str, int]) -> bytes:
+    """Return what follows the blocks of a tar, which take `size` bytes: digests, metadata, its end."""
+    record = {"format": FORMAT, "dtype": DTYPE.name, **facts}
+    metadata = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+    content = member(DIGESTS, digests.tobytes())
+    content += member(METADATA, metadata)
+    return content + bytes(_END + -(size + len(content) + _END) % tarfile.RECORDSIZE)
 
 
 class _HashedFile:

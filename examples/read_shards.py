@@ -14,8 +14,11 @@ def blocks(directory: Path, split: str):
     """Yield every block of a split as it lies on disk: uint16, (payload + 1 overlap token,)."""
     index = json.loads((directory / "index.json").read_text())
     assert (index["format"], index["dtype"]) == (2, "uint16")
+    full = index["block_tokens"]
+    stride = 512 + -(-(128 + 2 * (full + 1)) // 512) * 512  # tar header, NumPy header, array, zeros
     for shard in index["splits"][split]["shards"]:
-        for offset, tokens, _digest in shard["blocks"]:
+        for number, first in enumerate(range(0, shard["tokens"], full)):
+            offset, tokens = number * stride + 640, min(full, shard["tokens"] - first)
             yield np.memmap(directory / shard["name"], "<u2", mode="r", offset=offset, shape=(tokens + 1,))
 
 

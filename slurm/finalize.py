@@ -20,8 +20,8 @@ from conf.command import run as run_command
 from conf.exits import DatasetError
 from conf.quoting import quoted, value_of
 from data_prep import finalize
+from data_prep.index import INDEX
 from data_prep.plan import PLAN, read_plan, spill_folder
-from data_prep.shards import INDEX
 from data_prep.spill import read_marker
 from slurm import scheduler
 from slurm.chain import Request, prepare_job

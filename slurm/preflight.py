@@ -14,8 +14,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from conf.exits import CorruptError, DatasetError, UserError
+from data_prep.index import INDEX, Index
 from data_prep.prepare import PrepareConfig
-from data_prep.shards import INDEX, Index, read_block
+from data_prep.shards import read_block
 from data_prep.sources import list_inputs
 from data_prep.space import predicted_bytes
 from data_prep.units import expected_text_bytes
@@ -254,7 +255,7 @@ def _sampled_hashes(index: Index) -> Iterator[str]:
         (shard, number)
         for split in index.splits.values()
         for shard in split.shards
-        for number in range(len(shard.blocks))
+        for number in range(shard.block_count)
     ]
     for shard, number in random.Random(_SEED).sample(blocks, min(_SAMPLED_BLOCKS, len(blocks))):
         try:

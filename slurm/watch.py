@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_prep.shards import INDEX
+from data_prep.index import INDEX
 from slurm import record, scheduler, sweep
 from slurm.chain import Request
 from slurm.finalize import FAILED

@@ -1,6 +1,7 @@
 """How the bytes of a block come into memory, wherever its shard lies, and are checked there."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from conf.exits import DatasetError
 from data_prep.publish import read_exactly
-from data_prep.shards import Index, Shard, read_block_into
+from data_prep.shards import Shard, read_block_into, read_digests
 
 
 class Blocks(Protocol):
@@ -33,6 +34,24 @@ class Blocks(Protocol):
         ...
 
 
+class Digests:
+    """The digests of the blocks of each shard that was met, 8 bytes a block, read once."""
+
+    def __init__(self, read: Callable[[Shard], np.ndarray]) -> None:
+        """Take what reads a shard's table, uint64 (blocks,); whatever it raises, `of` does."""
+        self._read = read
+        self._known: dict[str, np.ndarray] = {}
+        self._locks: dict[str, threading.Lock] = {}
+
+    def of(self, shard: Shard, number: int) -> int:
+        """Return the digest of one block; many threads may ask."""
+        if (found := self._known.get(shard.name)) is None:
+            with self._locks.setdefault(shard.name, threading.Lock()):  # they ask for a table once
+                if (found := self._known.get(shard.name)) is None:
+                    found = self._known[shard.name] = self._read(shard)
+        return int(found[number])
+
+
 class LocalBlocks:
     """Blocks of a data set in a folder, on a local disk or a shared file system.
 
@@ -42,12 +61,13 @@ class LocalBlocks:
 
     looks_ahead = False
 
-    def __init__(self, index: Index) -> None:
-        self._directory: Path = index.directory
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._digests = Digests(lambda shard: read_digests(directory, shard))
 
     def read(self, shard: Shard, number: int, into: np.ndarray) -> None:
         """Read one block; see Blocks."""
-        read_block_into(self._directory, shard, number, into)
+        read_block_into(self._directory, shard, number, self._digests.of(shard, number), into)
 
     def fetch(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes of a file, fewer only where it ends; DatasetError if it cannot be read."""

@@ -12,17 +12,22 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from conf.exits import CorruptError, DatasetError, UserError
 from data_prep import remote
-from data_prep.shards import DTYPE, Index, Shard, check_block
+from data_prep.index import Index
+from data_prep.shards import DIGEST, DTYPE, Shard, check_block, check_digests
+from pretrain.stream.blocks import Digests
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 # A whole answer with wrong bytes is the store's, not the network's; but a proxy may have cut one.
 _MOST_WRONG_ANSWERS = 3
+
+_T = TypeVar("_T")
 
 Range = Callable[[str, int, int], bytes]  # (name, offset, length) → bytes of that file
 
@@ -95,6 +100,7 @@ class RemoteBlocks:
         self._location = index.location
         self._pool = ThreadPoolExecutor(config.at_once, "fetch")
         self._coming: dict[tuple[str, int], Future[bytes]] = {}
+        self._digests = Digests(self._table)
 
     def expect(self, wanted: Sequence[tuple[Shard, int]]) -> None:
         """Ask for blocks that will be read soon; the caller bounds how many."""
@@ -113,13 +119,25 @@ class RemoteBlocks:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _block(self, shard: Shard, number: int) -> bytes:
-        block = shard.blocks[number]
-        length = (block.tokens + 1) * DTYPE.itemsize
+        digest, path = self._digests.of(shard, number), f"{self._location}/{shard.name}"
+        offset, tokens = shard.block(number)
+
+        def checked(content: bytes) -> bytes:
+            check_block(content, shard, number, digest, path)
+            return content
+
+        return self._fetched(shard, offset, (tokens + 1) * DTYPE.itemsize, checked)
+
+    def _table(self, shard: Shard) -> np.ndarray:
+        path, length = f"{self._location}/{shard.name}", shard.block_count * DIGEST.itemsize
+        return self._fetched(shard, shard.table, length, lambda content: check_digests(content, shard, path))
+
+    def _fetched(self, shard: Shard, offset: int, length: int, checked: Callable[[bytes], _T]) -> _T:
+        """Return what `checked` makes of a part of a shard; ask again for what it calls corrupt."""
         for tries_left in reversed(range(_MOST_WRONG_ANSWERS)):
-            content = self.fetcher.fetch(shard.name, block.offset, length)
+            content = self.fetcher.fetch(shard.name, offset, length)
             try:
-                check_block(content, shard, number, f"{self._location}/{shard.name}")
-                return content
+                return checked(content)
             except CorruptError:
                 if not tries_left:
                     raise

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from conf.exits import CorruptError, DatasetError
-from data_prep.shards import DTYPE, Index, Shard
+from data_prep.index import Index
+from data_prep.shards import DTYPE, Shard
 from pretrain.stream.blocks import Blocks, LocalBlocks
-from pretrain.stream.table import sizes
 
 Alignment = Literal["block", "document"]
 ALIGNMENTS = ("block", "document")
@@ -48,14 +48,13 @@ class Sequences:
                 f"data.sequence_tokens {sequence_tokens} does not divide the data set's blocks of "
                 f"{index.block_tokens} tokens; use a power of two up to {index.block_tokens}"
             )
-        self.blocks: Blocks = LocalBlocks(index) if blocks is None else blocks
+        self.blocks: Blocks = LocalBlocks(index.directory) if blocks is None else blocks
         self.bytes_read = 0
         self.damaged: dict[int, CorruptError] = {}
-        self._shards = index.splits[split].shards
+        self._shards = [shard for shard in index.splits[split].shards if shard.tokens]
         self._first, self.rows_per_block = _layout(self._shards, index.block_tokens, sequence_tokens)
         self.width = sequence_tokens + 1
         self._tokens = sequence_tokens
-        self._block_tokens = index.block_tokens  # of each but a shard's last
         self._tolerant = tolerant
         self._end_of_text = index.end_of_text if align == "document" else None
         capacity = max(1, min(cached_blocks, len(self.rows_per_block)))
@@ -147,8 +146,7 @@ class Sequences:
 
     def _read(self, block: int, slot: int) -> None:
         shard, number = self._member(block)
-        count = self._block_tokens if number < len(shard.blocks) - 1 else shard.blocks[number].tokens
-        tokens = self._memory[slot, : count + 1]
+        tokens = self._memory[slot, : shard.block(number).tokens + 1]
         self.blocks.read(shard, number, tokens)
         self.bytes_read += tokens.nbytes
         rows = int(self.rows_per_block[block])
@@ -169,10 +167,11 @@ def _layout(
 
     A block's last incomplete row, fewer than T tokens at the end of a shard, is not a sequence.
     """
-    counts, last_tokens = sizes(shards)
-    firsts, rows = np.concatenate([[0], np.cumsum(counts)]), block_tokens // sequence_tokens
+    firsts = np.cumsum([0, *(shard.block_count for shard in shards)])
+    rows = block_tokens // sequence_tokens
     rows_per_block = np.full(firsts[-1], rows, np.min_scalar_type(rows))
-    rows_per_block[firsts[1:][counts > 0] - 1] = last_tokens[counts > 0] // sequence_tokens
+    last = [shard.block(shard.block_count - 1).tokens for shard in shards]
+    rows_per_block[firsts[1:] - 1] = np.array(last, np.int64) // sequence_tokens
     return firsts, rows_per_block
 
 

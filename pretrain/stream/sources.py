@@ -11,8 +11,7 @@ from pathlib import Path
 
 from conf.exits import ConfigError, DatasetError, RefusedError
 from data_prep import remote
-from data_prep.shards import INDEX, Index, parse_index, read_index
-from pretrain.stream import table
+from data_prep.index import INDEX, Index, parse_index, read_index
 from pretrain.stream.blocks import Blocks, LocalBlocks
 from pretrain.stream.mixing import Mixture
 from pretrain.stream.remote import FetchConfig, RemoteBlocks
@@ -126,7 +125,7 @@ def index_at(place: str) -> Index:
     put a password into the run's records.
     """
     if "://" not in place and not place.startswith("pipe:"):
-        return _on_disk(Path(place).expanduser())
+        return read_index(place)
     scheme, _, rest = place.partition(":")
     if scheme not in _SCHEMES or "::" in place:
         raise RefusedError(
@@ -139,18 +138,6 @@ def index_at(place: str) -> Index:
         )
     url = place if place.endswith(f"/{INDEX}") else f"{place.rstrip('/')}/{INDEX}"
     return parse_index(remote.read_whole(url), url.removesuffix(f"/{INDEX}"))
-
-
-def _on_disk(path: Path) -> Index:
-    """Return the index at a path; that of a large data set from its table, which is made if need be."""
-    path = path / INDEX if path.is_dir() else path
-    if path.name != INDEX or not path.is_file():
-        return read_index(path)
-    if (index := table.opened(path)) is None:
-        before = path.stat()
-        index = read_index(path)
-        table.derive(path, index, before)
-    return index
 
 
 def fingerprint(sources: Sequence[Source]) -> str:
@@ -166,7 +153,7 @@ def blocks_of(index: Index, config: FetchConfig) -> Blocks:
         return SyntheticBlocks()
     if config.stage_dir is not None:
         return StagedBlocks(index, config)
-    return RemoteBlocks(index, config) if remote.is_remote(index.location) else LocalBlocks(index)
+    return RemoteBlocks(index, config) if remote.is_remote(index.location) else LocalBlocks(index.directory)
 
 
 def training_data(

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from conf.exits import CorruptError, DatasetError, UserError
+from data_prep.index import Index
 from data_prep.publish import TEMPORARY
 from data_prep.remote import is_remote
-from data_prep.shards import Index, Shard, read_block_into
+from data_prep.shards import Shard
 from pretrain.stream.blocks import LocalBlocks
 from pretrain.stream.remote import FetchConfig, Range, RemoteBlocks
 
@@ -40,10 +41,11 @@ class StagedBlocks:
             self._origin = RemoteBlocks(index, config)
             self._fetch: Range = self._origin.fetcher.fetch
         else:
-            self._origin = LocalBlocks(index)
+            self._origin = LocalBlocks(index.directory)
             self._fetch = self._origin.fetch
         self.looks_ahead = self._origin.looks_ahead
         self._stage = Stage(Path(config.stage_dir), index, int(config.stage_gb * _GB))
+        self._staged = LocalBlocks(self._stage.folder)
         self._touched: dict[str, float] = {}
         self._closing = threading.Event()
         shards = [shard for split in index.splits.values() for shard in split.shards]
@@ -60,7 +62,7 @@ class StagedBlocks:
         if path.exists():
             # Gone in this very moment, or damaged on this disk: the original is still there.
             with contextlib.suppress(DatasetError, CorruptError, OSError):
-                read_block_into(path.parent, shard, number, into)
+                self._staged.read(shard, number, into)
                 self._touch(path)
                 return
         self._origin.read(shard, number, into)
@@ -95,10 +97,10 @@ class Stage:
 
     def __init__(self, folder: Path, index: Index, capacity_bytes: int) -> None:
         self._folder = folder
-        self._own = folder / index.fingerprint[:16]
+        self.folder = folder / index.fingerprint[:16]  # the part of this data set
         self._capacity = capacity_bytes
         try:
-            self._own.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatasetError(
                 f"data.fetch.stage_dir {folder} cannot be made: {error.strerror}; choose a folder on the "
@@ -107,7 +109,7 @@ class Stage:
 
     def path(self, shard: Shard) -> Path:
         """Return where a shard is, or would be."""
-        return self._own / shard.name
+        return self.folder / shard.name
 
     def copy(self, shard: Shard, fetch: Range, closing: threading.Event) -> bool:
         """Copy a shard, unless it is there, is being copied by another process, or finds no room.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from conf.exits import Exit
 from data_prep import contamination, prepare
 from data_prep.contamination import eight_grams, load_evaluation
-from data_prep.shards import read_index
+from data_prep.index import read_index
 
 Make = Callable[..., Path]
 Called = Callable[..., tuple[int, str]]

@@ -11,8 +11,8 @@ from corpora import as_jsonl, documents
 from conf.exits import Exit
 from data_prep.density import tokens_per_byte
 from data_prep.documents import Piece
+from data_prep.index import read_index
 from data_prep.plan import read_plan
-from data_prep.shards import read_index
 from data_prep.sources import CorpusConfig
 from data_prep.tokenizer import load_tokenizer
 

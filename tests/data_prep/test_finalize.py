@@ -14,7 +14,8 @@ from corpora import as_jsonl, documents, hashes
 
 from conf.exits import Exit
 from data_prep import finalize, prepare, shuffle
-from data_prep.shards import read_block, read_index
+from data_prep.index import read_index
+from data_prep.shards import read_block
 from data_prep.tokenizer import END_OF_TEXT, load_tokenizer
 
 SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1", "workers=1"]
@@ -84,7 +85,7 @@ def test_one_text_is_split_in_the_middle_and_nothing_of_it_is_lost(make: Make, t
     assert load_tokenizer().decode((train + validation)[1:]).encode() == text.encode()
     assert len(validation) == len(train + validation) // 10
     last = index.splits["train"].shards[-1]
-    assert read_block(output, last, len(last.blocks) - 1)[-1] == validation[0]
+    assert read_block(output, last, last.block_count - 1)[-1] == validation[0]
     assert (index.splits["train"].documents, index.splits["validation"].documents) == (1, 0)
 
 

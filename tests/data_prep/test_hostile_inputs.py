@@ -13,7 +13,8 @@ from corpora import as_jsonl, documents
 from conf.exits import CorruptError, DatasetError, Exit
 from data_prep.counts import Drop
 from data_prep.documents import Document, Piece, read_documents
-from data_prep.shards import FORMAT, read_block, read_index
+from data_prep.index import read_index
+from data_prep.shards import FORMAT, read_block
 from data_prep.sources import CorpusConfig
 from data_prep.tokenizer import load_tokenizer
 from data_prep.verify import verify_shard
@@ -109,7 +110,7 @@ def test_an_index_names_no_place_but_a_shard_beside_it(name: str, make: Make, tm
     (tmp_path / "index.json").write_text(json.dumps(record))
     read_index(tmp_path)
     record["splits"]["train"]["shards"] = [
-        {"name": name, "bytes": 10240, "sha256": "", "tokens": 0, "documents": 0, "blocks": []}
+        {"name": name, "bytes": 10240, "sha256": "", "tokens": 0, "documents": 0, "digests": ""}
     ]
     (tmp_path / "index.json").write_text(json.dumps(record))
     with pytest.raises(DatasetError, match="not a valid index") as caught:

@@ -8,7 +8,7 @@ import pytest
 from corpora import as_jsonl, documents
 
 from data_prep import inspect
-from data_prep.shards import read_index
+from data_prep.index import read_index
 
 Make = Callable[..., Path]
 

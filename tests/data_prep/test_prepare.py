@@ -17,9 +17,10 @@ from corpora import as_jsonl, documents, hashes
 
 from conf.exits import Exit
 from data_prep import finalize, prepare
+from data_prep.index import Split, read_index
 from data_prep.lock import locked
 from data_prep.plan import read_plan
-from data_prep.shards import Split, read_block, read_index
+from data_prep.shards import read_block
 
 SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1", "workers=1"]
 Make = Callable[..., Path]
@@ -130,7 +131,7 @@ def _documents_of(output: Path, split: Split) -> list[list[int]]:
     """Return the tokens of the documents of a split, sorted."""
     found: list[list[int]] = []
     for shard in split.shards:
-        blocks = [read_block(output, shard, number)[:-1] for number in range(len(shard.blocks))]
+        blocks = [read_block(output, shard, number)[:-1] for number in range(shard.block_count)]
         tokens = np.concatenate(blocks)
         found += [part[1:].tolist() for part in np.split(tokens, np.flatnonzero(tokens == 50256))[1:]]
     return sorted(found)
@@ -167,10 +168,8 @@ def test_validation_stays_validation_when_the_corpus_grows(make: Make, tmp_path:
     def held_back(output: Path) -> set[bytes]:
         index = read_index(output)
         streams = [
-            b"".join(
-                (index.directory / s.name).read_bytes()[b.offset : b.offset + 2 * b.tokens] for b in s.blocks
-            )
-            for s in index.splits["validation"].shards
+            b"".join(read_block(output, shard, number)[:-1].tobytes() for number in range(shard.block_count))
+            for shard in index.splits["validation"].shards
         ]
         end = (50256).to_bytes(2, "little")
         return {

@@ -16,7 +16,7 @@ from corpora import as_jsonl, documents, hashes
 
 from conf.exits import Exit
 from data_prep import finalize
-from data_prep.shards import read_index
+from data_prep.index import read_index
 
 Make = Callable[..., Path]
 SMALL = ["packing.block_tokens=1024", "packing.shard_tokens=8192", "validation.fraction=0.1"]

@@ -9,7 +9,7 @@ from corpora import as_jsonl, documents
 
 from conf.exits import CorruptError, Exit
 from data_prep import verify
-from data_prep.shards import read_index
+from data_prep.index import read_index
 from data_prep.tokenizer import load_tokenizer
 from data_prep.verify import verify_shard
 
@@ -69,10 +69,10 @@ def test_a_shard_in_the_place_of_another_is_found(data: Path, exit_line: Called)
 def test_a_changed_block_is_named_by_member_and_offset(data: Path, exit_line: Called):
     shard = read_index(data).splits["train"].shards[0]
     content = bytearray((data / shard.name).read_bytes())
-    content[shard.blocks[1].offset + 20] ^= 4
+    content[shard.block(1).offset + 20] ^= 4
     (data / shard.name).write_bytes(content)
     _, line = exit_line("verify", f"output={data}")
-    assert f"member 000000001.npy at offset {shard.blocks[1].offset}" in line
+    assert f"member 000000001.npy at offset {shard.block(1).offset}" in line
 
 
 def test_a_missing_shard_is_a_missing_data_set(data: Path, exit_line: Called):

@@ -236,7 +236,7 @@ STREAM = (
     Bug(
         "a damaged block is trained on",
         "data_prep/shards.py",
-        "    if block_digest(content) != block.digest:",
+        "    if block_digest(content) != digest:",
         "    if False:",
         _tests(
             "pretrain/stream/test_data.py",

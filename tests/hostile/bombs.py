@@ -36,14 +36,13 @@ def indexes() -> Iterator[tuple[str, bytes]]:
     yield "depth 100,000", b"[" * 100_000 + b"]" * 100_000
     yield "a million lists", b"[" + b"[]," * MEBIBYTE + b"[]]"
     yield "an integer of a million digits", b'{"format": ' + b"9" * MEBIBYTE + b"}"
-    block = [[640, 2**40, "0" * 16]]
     shard = {
         "name": "train-00000.tar",
         "bytes": 2**62,
         "sha256": "",
         "tokens": 2**40,
         "documents": 1,
-        "blocks": block,
+        "digests": "0" * 16,
     }
     split = {"tokens": 2**40, "documents": 1, "shards": [shard]}
     empty = {"tokens": 0, "documents": 0, "shards": []}

@@ -21,7 +21,8 @@ from peak_memory import peak_kibibytes
 from conf import typed
 from conf.exits import UserError
 from data_prep.documents import Piece, read_documents
-from data_prep.shards import Block, Index, Shard, block_digest, read_block, read_index
+from data_prep.index import Index, read_index
+from data_prep.shards import DIGEST, Shard, block_digest, digest_of_table, read_block
 from data_prep.sources import CorpusConfig, list_inputs
 from data_prep.verify import verify_shard
 from hostile import bombs, states, tars, texts
@@ -146,13 +147,17 @@ def open_state(root: Path, data: bytes) -> None:
 
 def open_shard(root: Path, data: bytes) -> None:
     """Read and verify a hostile shard for which the index vouches."""
-    name, offset, tokens = "train-00000.tar", 640, 16
-    data = data.ljust(offset + 2 * tokens + 2, b"\0")
+    name, tokens, block_tokens = "train-00000.tar", 16, 1024
+    facts = {"name": name, "sha256": "0" * 64, "tokens": tokens, "documents": 1, "block_tokens": block_tokens}
+    shard = Shard(bytes=1 << 20, digests="", **facts)
+    offset = shard.block(0).offset
+    data = bytearray(data.ljust(shard.table + DIGEST.itemsize, b"\0"))
+    digest = block_digest(data[offset : offset + 2 * tokens + 2]).to_bytes(DIGEST.itemsize, "little")
+    data[shard.table : shard.table + DIGEST.itemsize] = digest
     (root / name).write_bytes(data)
-    block = Block(offset, tokens, block_digest(data[offset : offset + 2 * tokens + 2]))
-    shard = Shard(name, len(data), "0" * 64, tokens, 1, (block,))
+    shard = Shard(bytes=len(data), digests=digest_of_table(digest), **facts)
     read_block(root, shard, 0)
-    index = Index(str(root), "", "gpt2", "", 50256, 1024, {}, "hash")
+    index = Index(str(root), "", "gpt2", "", 50256, block_tokens, {}, "hash")
     verify_shard(index, shard, torch.ones(1 << 16, dtype=torch.int64).numpy())
 
 

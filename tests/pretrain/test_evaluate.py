@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conf.exits import ConfigError, DatasetError
-from data_prep.shards import read_index
+from data_prep.index import read_index
 from data_prep.tokenizer import load_tokenizer
 from pretrain import evaluate, export, trained
 from pretrain.distributed import World

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from data_prep.shards import read_index
+from data_prep.index import read_index
 from pretrain.distributed import World
 from pretrain.model import GPT, GPTConfig, initialise
 from pretrain.stream.sequences import Sequences

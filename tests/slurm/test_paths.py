@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from conf import compose
 from conf.quoting import quoted
-from data_prep.shards import INDEX
+from data_prep.index import INDEX
 from slurm import chain, finalize, supervisor
 from slurm.chain import Request
 from slurm.submission import settled

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.shards import FORMAT, Split, shard_record
+from data_prep.index import Split, shard_record
+from data_prep.shards import FORMAT
 from data_prep.writer import write_shard
 from pretrain.batch import BatchPlan
 from pretrain.stream.data import Batches
@@ -30,7 +31,8 @@ def made(folder: Path, shards: list[list[int]], *, block_tokens: int = 64, seed:
         for size in sizes:
             blocks.append((np.arange(token, token + size + 1) * 7919 % 50_000).astype(np.uint16))
             token += size
-        records.append(write_shard(folder / f"train-{number:05d}.tar", blocks, documents=1, scratch=folder))
+        place = folder / f"train-{number:05d}.tar"
+        records.append(write_shard(place, blocks, block_tokens=block_tokens, documents=1, scratch=folder))
     train = Split(sum(s.tokens for s in records), len(records), tuple(records))
     content = {
         "format": FORMAT, "dtype": "uint16", "tokenizer": "gpt2", "vocabulary_sha256": "0",

@@ -10,7 +10,8 @@ import pytest
 import torch
 from made_data import CPU, T, made, opened, run
 
-from data_prep.shards import Index, Shard, parse_index, read_index
+from data_prep.index import Index, parse_index, read_index
+from data_prep.shards import Shard
 from pretrain.batch import BatchPlan, BatchSizes
 from pretrain.stream.blocks import Blocks
 from pretrain.stream.data import Batches

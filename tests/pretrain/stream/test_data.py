@@ -1,5 +1,7 @@
+import io
 import json
 import shutil
+import tarfile
 import threading
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 import torch
 
 from conf.exits import CorruptError, DatasetError
-from data_prep.shards import Shard, read_index
+from data_prep.index import read_index
+from data_prep.shards import Shard
 from pretrain.batch import BatchPlan
 from pretrain.stream.blocks import LocalBlocks
 from pretrain.stream.data import Batch, Batches
@@ -47,13 +50,12 @@ def whole(batch: Batch) -> np.ndarray:
 
 
 def blocks_by_numpy(index: Path) -> list[np.ndarray]:
-    """Return every training block with its overlap token, read with nothing but the index and NumPy."""
+    """Return every training block with its overlap token, read as a tar of arrays."""
     found = []
     for shard in json.loads(index.read_text())["splits"]["train"]["shards"]:
-        for offset, tokens, _ in shard["blocks"]:
-            with (index.parent / shard["name"]).open("rb") as file:
-                file.seek(offset)
-                found.append(np.fromfile(file, "<u2", tokens + 1))
+        with tarfile.open(index.parent / shard["name"]) as tar:
+            names = [name for name in tar.getnames() if name.endswith(".npy")]
+            found += [np.load(io.BytesIO(tar.extractfile(name).read())) for name in names]
     return found
 
 
@@ -106,13 +108,13 @@ def test_what_was_fetched_ahead_and_never_asked_for_is_not_lost(tiny_index: Path
 def damaged(index: Path, folder: Path) -> tuple[Path, str]:
     """Return a copy of a data set with one token of one block changed, and the name of that shard."""
     shutil.copytree(index.parent, folder)
-    shard = json.loads(index.read_text())["splits"]["train"]["shards"][1]
-    with (folder / shard["name"]).open("r+b") as file:
-        file.seek(shard["blocks"][2][0] + 10)
+    shard = read_index(index).splits["train"].shards[1]
+    with (folder / shard.name).open("r+b") as file:
+        file.seek(shard.block(2).offset + 10)
         byte = file.read(1)[0]
         file.seek(-1, 1)
         file.write(bytes([byte ^ 1]))
-    return folder / "index.json", shard["name"]
+    return folder / "index.json", shard.name
 
 
 def test_a_damaged_block_ends_the_run_in_its_own_thread_and_names_shard_and_member(
@@ -168,7 +170,7 @@ def test_a_block_in_use_is_not_read_again(tiny_index: Path, monkeypatch: pytest.
     monkeypatch.setattr(LocalBlocks, "read", counted)
     index = read_index(tiny_index)
     source = batches(tiny_index)
-    blocks = sum(len(shard.blocks) for shard in index.splits["train"].shards)
+    blocks = sum(shard.block_count for shard in index.splits["train"].shards)
     taken(source, sum(shard.tokens for shard in index.splits["train"].shards) // T // SEQUENCES)
     assert len(reads) <= blocks + SEQUENCES, "the lanes may have entered blocks of the next epoch"
 

@@ -8,7 +8,7 @@ import pytest
 from made_data import CPU, T, made, opened
 
 from conf.exits import ConfigError
-from data_prep.shards import read_index
+from data_prep.index import read_index
 from pretrain import frozen, length
 from pretrain.batch import BatchPlan
 from pretrain.stream.blocks import LocalBlocks

@@ -10,7 +10,8 @@ import pytest
 from made_data import T, made
 
 from conf.exits import CorruptError, DatasetError
-from data_prep.shards import Shard, read_index
+from data_prep.index import read_index
+from data_prep.shards import Shard
 from pretrain.stream.sequences import Sequences
 
 _MOST_SECONDS = 2.0

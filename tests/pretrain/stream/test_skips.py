@@ -1,6 +1,5 @@
 """Damaged blocks are skipped on demand: exactly their sequences, and no more than was allowed."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from made_data import T, made, opened
 
 from conf.exits import CorruptError
+from data_prep.index import read_index
 from pretrain.batch import BatchPlan
 from pretrain.cross_entropy import IGNORED
 from pretrain.distributed import World
@@ -40,7 +40,7 @@ def pair(tmp_path: Path) -> tuple[DataConfig, DataConfig]:
     """Return a data set, and a copy of it with one damaged block, for readers that skip."""
     index = made(tmp_path / "data", [[64] * 60, [64] * 20])
     shutil.copytree(index.parent, tmp_path / "damaged")
-    offset = json.loads(index.read_text())["splits"]["train"]["shards"][1]["blocks"][3][0]
+    offset = read_index(index).splits["train"].shards[1].block(3).offset
     with (tmp_path / "damaged" / "train-00001.tar").open("r+b") as file:
         file.seek(offset + 8)
         file.write(b"\xff\xff")
