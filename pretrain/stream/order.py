@@ -169,12 +169,12 @@ class Walk:
     def _move(self, lanes: np.ndarray, position: int) -> None:
         """Bring lanes to the block that holds their `position`-th row."""
         epochs = self._order.epochs_of(lanes, position)
-        for epoch in np.unique(epochs).tolist():
+        for epoch in set(epochs.tolist()):  # np.unique imports a part of NumPy first, for 6 ms
             of_it = lanes[epochs == epoch]
             self._seek(of_it, position, epoch)
             blocks = self._block[of_it]
             sizes = self._order.rows[blocks]
-            for size in np.unique(sizes).tolist():
+            for size in set(sizes.tolist()):
                 same = sizes == size
                 self._rows[of_it[same], :size] = permutations(size, self._order.seed, epoch, blocks[same], 1)
 
