@@ -8,6 +8,7 @@ import numpy as np
 from conf.exits import ConfigError
 
 DTYPE = np.dtype("<u2")
+LARGEST_BLOCK = 1 << 24  # tokens; a reader keeps a block for each lane
 # Below this a block's 640 bytes of tar and NumPy headers cost more than a quarter of its tokens.
 _SMALLEST_BLOCK = 1024
 
@@ -21,10 +22,11 @@ class PackingConfig:
     seed: int
 
     def __post_init__(self):
-        if self.block_tokens < _SMALLEST_BLOCK or self.block_tokens & (self.block_tokens - 1):
+        fits = _SMALLEST_BLOCK <= self.block_tokens <= LARGEST_BLOCK
+        if not fits or self.block_tokens & (self.block_tokens - 1):
             raise ConfigError(
-                f"packing.block_tokens={self.block_tokens} is not a power of two from {_SMALLEST_BLOCK} on; "
-                "65536 is usual"
+                f"packing.block_tokens={self.block_tokens} is not a power of two from {_SMALLEST_BLOCK} to "
+                f"{LARGEST_BLOCK}; 65536 is usual"
             )
         if self.shard_tokens < self.block_tokens:
             raise ConfigError(

@@ -18,7 +18,7 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from conf.exits import CorruptError, DatasetError
-from data_prep.packing import DTYPE
+from data_prep.packing import DTYPE, LARGEST_BLOCK
 from data_prep.publish import read_exactly
 
 FORMAT = 2
@@ -53,7 +53,7 @@ class Shard:
     def __post_init__(self):
         if not _SHARD_NAME.fullmatch(self.name):
             raise ValueError(f"shard name {self.name!r}")
-        if self.tokens < 0 or self.block_tokens < 1:
+        if self.tokens < 0 or not 1 <= self.block_tokens <= LARGEST_BLOCK:
             raise ValueError(f"{self.name}: {self.tokens} tokens in blocks of {self.block_tokens}")
         end = self.table + self.block_count * DIGEST.itemsize
         if end > self.bytes:

@@ -4,6 +4,7 @@ A block is read once, checked as it is opened, and kept in a fixed piece of memo
 long left it.
 """
 
+import mmap
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -58,8 +59,7 @@ class Sequences:
         self._tolerant = tolerant
         self._end_of_text = index.end_of_text if align == "document" else None
         capacity = max(1, min(cached_blocks, len(self.rows_per_block)))
-        # Memory is taken page by page as blocks arrive, not now.
-        self._memory = np.empty((capacity, index.block_tokens + 1), DTYPE)
+        self._memory = _pages((capacity, index.block_tokens + 1))
         self._windows = np.lib.stride_tricks.sliding_window_view(self._memory, sequence_tokens + 1, axis=1)
         self._starts = np.zeros((capacity, index.block_tokens // sequence_tokens), np.int64)
         self._slots: dict[int, int] = {}  # of each block that is in memory
@@ -158,6 +158,17 @@ class Sequences:
     def _member(self, block: int) -> tuple[Shard, int]:
         shard = int(np.searchsorted(self._first, block, side="right")) - 1
         return self._shards[shard], block - int(self._first[shard])
+
+
+def _pages(shape: tuple[int, int]) -> np.ndarray:
+    """Return an uint16 array whose memory is taken page by page, as blocks arrive.
+
+    np.empty would ask for huge pages, for which the kernel may have to move others first: 5 ms for each,
+    of which a resume's first batch takes several.
+    """
+    size = shape[0] * shape[1] * DTYPE.itemsize
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, DTYPE).reshape(shape)
 
 
 def _layout(
