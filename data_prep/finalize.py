@@ -26,7 +26,7 @@ from data_prep.packing import DTYPE
 from data_prep.plan import Plan, read_plan, spill_folder
 from data_prep.progress import Progress
 from data_prep.publish import publish
-from data_prep.remote import put
+from data_prep.remote import check_put, put
 from data_prep.shards import FORMAT
 from data_prep.shuffle import BucketResult, bucket_result, is_reduced, reduce_bucket
 from data_prep.space import require_space
@@ -59,6 +59,8 @@ def main(overrides: list[str]) -> None:
     config = typed(FinalizeConfig, compose("finalize", overrides))
     output = Path(config.output).expanduser()
     plan = read_plan(output)
+    if config.put is not None:
+        check_put(config.put)  # before hours of work, not after them
     if not (output / INDEX).exists() and not _published(config, plan, output):
         return
     index = read_index(output)

@@ -69,7 +69,10 @@ def read_index(path: Path | str) -> Index:
     Raises DatasetError if it is missing, is not an index, or is of another format version or dtype.
     """
     path = Path(path).expanduser()
-    path = path / INDEX if path.is_dir() else path
+    if path.name != INDEX:
+        if path.is_file():
+            raise DatasetError(f"{path} is not the {INDEX} of a data set, nor a folder that holds one")
+        path = path / INDEX
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -124,6 +124,13 @@ def read_range(path: str, offset: int, length: int, *, timeout: float) -> bytes:
     return content
 
 
+def check_put(url: str) -> None:
+    """Raise ConfigError for a place that `put` cannot have, as far as can be told without asking a server."""
+    if "://" not in url:
+        raise ConfigError(f"put={url[:80]} is not a URL; use {'://…, '.join(SCHEMES[:-1])}://…")
+    _filesystem(url)
+
+
 def put(files: list[Path], url: str) -> None:
     """Copy the files to the folder `url`, the last of them last: who sees it sees all the others.
 

@@ -252,3 +252,17 @@ def test_the_spill_stays_if_asked(make: Make, tmp_path: Path):
     assert list(tmp_path.glob("data/spill/*.spill"))
     finalize.main([f"output={tmp_path}/data"])
     assert not (tmp_path / "data/spill").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [("shards", "put=shards is not a URL; use s3://…"), ("s4://a/b", "cannot open s4:// paths")],
+)
+def test_a_place_for_the_shards_that_cannot_be_is_refused_before_they_are_made(
+    place: str, says: str, corpus: list[Path], tmp_path: Path, exit_line: Called
+):
+    prepare.main(["corpus=jsonl", f"corpus.paths={corpus[0]}", f"output={tmp_path}/data", *SMALL])
+    code, line = exit_line("finalize", f"output={tmp_path}/data", f"put={place}")
+    assert (code, line.count("\n")) == (Exit.CONFIG, 1)
+    assert says in line
+    assert not list((tmp_path / "data").glob("*.tar"))

@@ -38,8 +38,16 @@ def test_the_index_says_which_corpus_it_is_if_it_was_named(make: Callable[..., P
 
 
 def test_a_missing_index_says_how_to_make_one(tmp_path: Path):
-    with pytest.raises(DatasetError, match=r"data_prep\.finalize"):
-        read_index(tmp_path)
+    for place in (tmp_path, tmp_path / "none", tmp_path / "none" / "index.json"):
+        with pytest.raises(DatasetError, match=r"index\.json does not exist; make it .*data_prep\.finalize"):
+            read_index(place)
+
+
+def test_another_file_is_named_not_the_index_that_it_is_not(tmp_path: Path):
+    path = tmp_path / "notes.md"
+    path.write_text("{}")
+    with pytest.raises(DatasetError, match=r"notes\.md is not the index\.json of a data set"):
+        read_index(path)
 
 
 def _first(raw: dict[str, Any]) -> dict[str, Any]:
