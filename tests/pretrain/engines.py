@@ -25,9 +25,14 @@ OFFLOADED = [(*kind, True) for kind in KINDS if kind[1] and kind != ("bf16", 2)]
 
 
 def fresh_model(
-    *, seed: int = 0, kind: type[GPT] = GPT, linear: type[nn.Linear] = nn.Linear, **changed: Any
+    *,
+    seed: int = 0,
+    kind: type[GPT] = GPT,
+    linear: type[nn.Linear] = nn.Linear,
+    end_of_text: int | None = None,
+    **changed: Any,
 ) -> GPT:
-    model = kind(GPTConfig(**{**vars(TINY), **changed}), linear=linear)
+    model = kind(GPTConfig(**{**vars(TINY), **changed}), linear=linear, end_of_text=end_of_text)
     initialise(model, seed)
     return model
 

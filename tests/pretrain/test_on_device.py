@@ -7,12 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from engines import RATE, engine, fresh_model, micro_batches, same_bits, whole_state
+from random_model import random_model
 from test_fragments import transferred
 from torch import nn
 
 from pretrain.cross_entropy import IGNORED, head_loss
 from pretrain.distributed import World
+from pretrain.documents import Documents, documents
 from pretrain.engine import Engine
+from pretrain.model import GPTConfig
 from pretrain.step.attention import choose_attention
 from pretrain.step.float8 import Float8Linear, has_float8
 from pretrain.step.readback import Readback
@@ -100,6 +103,52 @@ def test_a_compiled_step_is_one_graph_and_learns_the_same(world: World):
     assert found == pytest.approx(expected, rel=5e-3)
     eager.close()
     compiled.close()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_logits_of_a_document_are_those_of_the_document_alone(world: World, compiled: bool):
+    end, lengths = 50, (90, 1, 38, 127)  # 256 tokens: no document ends where a block of the mask does
+    shape = GPTConfig(layers=2, heads=2, channels=64, context=256, vocabulary=60, padded_vocabulary=64)
+    model = random_model(shape, end_of_text=end).to(world.device)
+    chance = torch.Generator().manual_seed(0)
+    parts = [
+        torch.cat([torch.tensor([end]), torch.randint(end, (n - 1,), generator=chance)]) for n in lengths
+    ]
+    torch._dynamo.reset()
+    logits = torch.compile(model.logits, fullgraph=True, dynamic=False) if compiled else model.logits
+    with torch.no_grad():
+        packed = logits(torch.cat(parts)[None].to(world.device))[0].split(lengths)
+        for part, found in zip(parts, packed, strict=True):
+            alone = model.logits(part[None].to(world.device))[0]
+            torch.testing.assert_close(found, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_documents_are_trained_on_as_with_a_mask_of_every_pair(
+    compiled: bool, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    end, tokens = 30, 256
+    chance = torch.Generator().manual_seed(0)
+    strides = torch.randint(1, 4, (10, 2, 2, 1), generator=chance)
+    batches = (strides * torch.arange(tokens + 1) % 97).to(world.device)  # each meets 30 a few times
+
+    def every_pair(inputs: torch.Tensor, end_of_text: int) -> Documents:
+        found = documents(inputs.cpu(), end_of_text)
+        assert isinstance(found.mask, torch.Tensor)
+        return Documents(found.positions.to(world.device), found.mask.to(world.device))
+
+    def losses(how: bool) -> list[float]:
+        torch._dynamo.reset()
+        model = fresh_model(end_of_text=end, context=tokens)
+        ours = engine(world, stage=1, compiled=how, model=model)
+        found = [float(ours.train_step(list(batch), RATE).loss) for batch in batches]
+        ours.close()
+        return found
+
+    found = losses(compiled)
+    monkeypatch.setattr("pretrain.model.documents", every_pair)
+    assert found == pytest.approx(losses(False), rel=1e-3)
+    assert found[-1] < found[0] - 1
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does it
