@@ -88,7 +88,11 @@ def factorisations(question: Question, ranks: int, factor: float = 1.0) -> list[
 
 
 def memory_table(question: Question, plan: Plan) -> dict[tuple[int, bool], dict[str, float]]:
-    """Return the bytes of every part on one rank for every (stage, offload), all else as in `plan`."""
+    """Return the bytes of every part on one rank for every (stage, offload), all else as in `plan`.
+
+    Left out is what the trainer would not do: among so few ranks, or in this precision.
+    """
+    ranks, precision = plan.sharding.ranks, question.precision
     return {
         (stage, offload): needed(
             question.model,
@@ -97,7 +101,8 @@ def memory_table(question: Question, plan: Plan) -> dict[tuple[int, bool], dict[
         )
         for stage in STAGES
         for offload in ((False, True) if stage else (False,))
-        if not (stage == 0 and question.precision == "bf16")
+        if not (stage == 0 and precision == "bf16")
+        and stage == stage_among(ranks, stage, precision, offload=offload)
     }
 
 

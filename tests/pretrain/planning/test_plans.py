@@ -21,7 +21,7 @@ from pretrain.batch import BatchConfig
 from pretrain.planning.endurance import best_interval, endurance
 from pretrain.planning.hardware import hardware
 from pretrain.planning.memory import Sharding, Work
-from pretrain.planning.plans import Plan, Refusal, factorisations, planned, smallest_that_fits
+from pretrain.planning.plans import Plan, Refusal, factorisations, memory_table, planned, smallest_that_fits
 from pretrain.planning.question import Question, limit_hours, plan_config, question
 from pretrain.planning.shape import Shape
 from pretrain.planning.speed import speed
@@ -253,3 +253,20 @@ def test_planning_imports_no_torch():
     code = "import sys, pretrain.plan; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "precision", "stages"),
+    [
+        (1, "autocast", [(0, False), (1, True), (2, True), (3, False), (3, True)]),
+        (1, "bf16", [(stage, offload) for stage in (1, 2, 3) for offload in (False, True)]),
+        (8, "fp32", [(0, False), *((stage, offload) for stage in (1, 2, 3) for offload in (False, True))]),
+    ],
+)
+def test_the_table_of_memory_shows_the_stages_that_the_trainer_would_run(
+    ranks: int, precision: str, stages: list[tuple[int, bool]]
+):
+    question = asked("gpt2_124m", precision=precision, stage=1)
+    plan = planned(question, ranks)
+    assert isinstance(plan, Plan)
+    assert list(memory_table(question, plan)) == stages
