@@ -136,15 +136,8 @@ def load(folder: Path, device: torch.device) -> GPT:
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     """Return every tensor, under GPT2LMHeadModel's names."""
-    index = folder / f"{_WEIGHTS}.index.json"
-    names = _files(index) if index.exists() else [_WEIGHTS]
     held: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / Path(name).name  # of the folder itself, whatever the index says
-        if not path.exists():
-            raise ConfigError(
-                f"{folder} holds no {path.name}; export the model again, or convert it to safetensors"
-            )
+    for path in files(folder):
         try:
             with safetensors.safe_open(path, "pt") as file:
                 for key in file.keys():  # noqa: SIM118 (not a mapping)
@@ -155,7 +148,20 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     return held
 
 
-def _files(index: Path) -> list[str]:
+def files(folder: Path) -> list[Path]:
+    """Return the files of the folder's weights. Raises ConfigError if one is missing."""
+    index = folder / f"{_WEIGHTS}.index.json"
+    names = _names(index) if index.exists() else [_WEIGHTS]
+    found = [folder / Path(name).name for name in names]  # of the folder itself, whatever the index says
+    for path in found:
+        if not path.exists():
+            raise ConfigError(
+                f"{folder} holds no {path.name}; export the model again, or convert it to safetensors"
+            )
+    return found
+
+
+def _names(index: Path) -> list[str]:
     """Return the names of the files that the weights are divided among."""
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())

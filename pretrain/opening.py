@@ -11,9 +11,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from conf import typed
-from conf.exits import ConfigError, DatasetError
+from conf.exits import ConfigError, DatasetError, NoCheckpointError
 from data_prep.tokenizer import VOCABULARY_SHA256
-from pretrain import frozen, length
+from pretrain import frozen, imported, length
 from pretrain.batch import BatchPlan, plan_batch
 from pretrain.checkpoint import DIRECTORY
 from pretrain.config import TrainConfig
@@ -101,6 +101,8 @@ def _begin(overrides: list[str], world: World, held: list[lease.Lease]) -> str:
         raise ConfigError(f"run_dir {run_dir} is a file, not a directory; choose another")
     fresh = not commit.checkpoints(root)
     frozen.check_resume(config.resume, run_dir, not fresh)
+    if config.init_from and fresh:
+        _check_weights(Path(config.init_from))
     _make(run_dir)
     held.append(lease.acquire(run_dir, above=commit.highest_fence(root)))
     cleared = stopping.clear(run_dir)
@@ -111,6 +113,16 @@ def _begin(overrides: list[str], world: World, held: list[lease.Lease]) -> str:
     detours = ledger.detours(run_dir)
     facts = {"config": text, "identity": asdict(identity), "attempt": attempt, "detours": detours}
     return json.dumps({**facts, "stop_file_removed": cleared, "fresh": fresh})
+
+
+def _check_weights(source: Path) -> None:
+    """Raise NoCheckpointError or ConfigError if there are no weights to begin with in a run or a folder."""
+    if not frozen.is_run(source):
+        imported.files(source)
+    elif not commit.checkpoints(source / DIRECTORY):
+        raise NoCheckpointError(
+            f"init_from={source} holds no checkpoint yet; train it on until its first save"
+        )
 
 
 def _make(run_dir: Path) -> None:

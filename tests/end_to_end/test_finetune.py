@@ -1,14 +1,17 @@
 """Going on from a Hugging Face folder: the weights that it begins with, its early end, and its best state."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from trainer_job import Job, metric_rows, state_files
 
-from conf.exits import ConfigError
+from conf.exits import ConfigError, UserError
 from pretrain import export, frozen, imported, trained
+from pretrain.distributed import World
+from pretrain.opening import opened
 from pretrain.storage import commit
 
 pytestmark = pytest.mark.slow
@@ -97,3 +100,20 @@ def test_the_sizes_come_from_what_a_run_begins_with_and_others_are_refused(folde
         weights = trained.initial_weights(source, imported.shape(folder))
         expected = trained.load(tiny_run).model.state_dict()
         assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_a_model_without_weights_is_refused_before_a_run_begins(
+    kind: str, folder: Path, tiny_run: Path, tmp_path: Path, world: World
+):
+    if kind == "run":
+        source, says = tmp_path / "begun", "holds no checkpoint yet"
+        shutil.copytree(tiny_run, source, ignore=shutil.ignore_patterns("checkpoints"))
+    else:
+        source, says = tmp_path / "export", r"holds no model\.safetensors"
+        shutil.copytree(folder, source, ignore=shutil.ignore_patterns("*.safetensors"))
+    run_dir = tmp_path / "run"
+    where = [f"init_from={source}", "data.synthetic=100000", f"run_dir={run_dir}"]
+    with pytest.raises(UserError, match=says), opened(world, [*TUNING, *SIZES, *where]):
+        pass
+    assert not run_dir.exists()
