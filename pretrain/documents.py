@@ -29,22 +29,27 @@ def documents(inputs: Tensor, end_of_text: int) -> Documents:
     begins = inputs == end_of_text
     places = torch.arange(inputs.shape[1], device=inputs.device)
     starts = torch.where(begins, places, 0).cummax(dim=1).values  # a sequence's beginning is a start, too
-    if inputs.device.type == "cuda":
-        return Documents(places - starts, sparse_mask(starts))
-    same = starts.unsqueeze(2) == starts.unsqueeze(1)  # (B, T, T)
-    causal = places.unsqueeze(1) >= places
-    return Documents(places - starts, (same & causal).unsqueeze(1))
+    mask = sparse_mask(starts) if inputs.device.type == "cuda" else full_mask(starts)
+    return Documents(places - starts, mask)
 
 
 def attention_within(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask) -> Tensor:
     """Return softmax(query · keyᵀ / √D) · value, (B, H, T, D), over what `mask` lets each query see."""
     if isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return _kernel()(query, key, value, block_mask=mask)
+    kernel = flex_attention if torch.compiler.is_compiling() else _kernel()  # or what compiles the model does
+    return kernel(query, key, value, block_mask=mask)
+
+
+def full_mask(starts: Tensor) -> Tensor:
+    """Return the mask of every pair, bool (B, 1, T, T), for int64 (B, T) places where documents begin."""
+    places = torch.arange(starts.shape[1], device=starts.device)
+    same = starts.unsqueeze(2) == starts.unsqueeze(1)
+    return (same & (places.unsqueeze(1) >= places)).unsqueeze(1)
 
 
 def sparse_mask(starts: Tensor) -> BlockMask:
-    """Return FlexAttention's mask for int64 (B, T) places where each token's document begins.
+    """Return FlexAttention's mask of the same.
 
     128 × 128 blocks in which nobody sees anybody are never computed.
     """

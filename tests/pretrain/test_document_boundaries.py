@@ -1,5 +1,7 @@
 """Documents in one sequence do not see each other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from random_model import random_model
@@ -95,6 +97,24 @@ def test_the_mask_that_a_gpu_is_given_is_that_of_the_cpu():
     torch.testing.assert_close(
         attention_within(query, key, value, found.mask), flex_attention(query, key, value, block_mask=sparse)
     )
+
+
+@torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:Dynamo:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does it
+@pytest.mark.parametrize("whole", [False, True], ids=["the kernel alone", "the whole model in one graph"])
+def test_compiled_as_on_a_gpu_a_document_is_what_it_is_alone(whole: bool, monkeypatch: pytest.MonkeyPatch):
+    """Inductor compiles FlexAttention's forward pass for a CPU as well."""
+    gpt, parts = (
+        random_model(replace(CONFIG, context=256, channels=128), end_of_text=END),
+        made([90, 0, 38, 124]),
+    )
+    alone = torch.cat([gpt.logits(part[None])[0] for part in parts])
+    monkeypatch.setattr("pretrain.documents.full_mask", sparse_mask)
+    torch._dynamo.reset()
+    logits = torch.compile(gpt.logits, fullgraph=True, dynamic=False) if whole else gpt.logits
+    torch.testing.assert_close(logits(torch.cat(parts)[None])[0], alone, rtol=0, atol=2e-4)
 
 
 def test_a_micro_batch_of_which_nothing_counts_has_no_loss_and_no_gradient():

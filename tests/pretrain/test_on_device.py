@@ -13,7 +13,7 @@ from torch import nn
 
 from pretrain.cross_entropy import IGNORED, head_loss
 from pretrain.distributed import World
-from pretrain.documents import Documents, documents
+from pretrain.documents import full_mask
 from pretrain.engine import Engine
 from pretrain.model import GPTConfig
 from pretrain.step.attention import choose_attention
@@ -105,6 +105,7 @@ def test_a_compiled_step_is_one_graph_and_learns_the_same(world: World):
     compiled.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does it
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_logits_of_a_document_are_those_of_the_document_alone(world: World, compiled: bool):
     end, lengths = 50, (90, 1, 38, 127)  # 256 tokens: no document ends where a block of the mask does
@@ -123,6 +124,7 @@ def test_the_logits_of_a_document_are_those_of_the_document_alone(world: World, 
             torch.testing.assert_close(found, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does it
 @pytest.mark.parametrize("compiled", [False, True])
 def test_documents_are_trained_on_as_with_a_mask_of_every_pair(
     compiled: bool, world: World, monkeypatch: pytest.MonkeyPatch
@@ -131,11 +133,6 @@ def test_documents_are_trained_on_as_with_a_mask_of_every_pair(
     chance = torch.Generator().manual_seed(0)
     strides = torch.randint(1, 4, (10, 2, 2, 1), generator=chance)
     batches = (strides * torch.arange(tokens + 1) % 97).to(world.device)  # each meets 30 a few times
-
-    def every_pair(inputs: torch.Tensor, end_of_text: int) -> Documents:
-        found = documents(inputs.cpu(), end_of_text)
-        assert isinstance(found.mask, torch.Tensor)
-        return Documents(found.positions.to(world.device), found.mask.to(world.device))
 
     def losses(how: bool) -> list[float]:
         torch._dynamo.reset()
@@ -146,7 +143,7 @@ def test_documents_are_trained_on_as_with_a_mask_of_every_pair(
         return found
 
     found = losses(compiled)
-    monkeypatch.setattr("pretrain.model.documents", every_pair)
+    monkeypatch.setattr("pretrain.documents.sparse_mask", full_mask)
     assert found == pytest.approx(losses(False), rel=1e-3)
     assert found[-1] < found[0] - 1
 
