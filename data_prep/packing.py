@@ -9,6 +9,7 @@ from conf.exits import ConfigError
 
 DTYPE = np.dtype("<u2")
 LARGEST_BLOCK = 1 << 24  # tokens; a reader keeps a block for each lane
+MOST_BLOCKS = 1 << 24  # of a shard: what an index claims of one costs a reader no more than 16 MB
 # Below this a block's 640 bytes of tar and NumPy headers cost more than a quarter of its tokens.
 _SMALLEST_BLOCK = 1024
 
@@ -31,6 +32,11 @@ class PackingConfig:
         if self.shard_tokens < self.block_tokens:
             raise ConfigError(
                 f"packing.shard_tokens={self.shard_tokens} is less than one block, {self.block_tokens} tokens"
+            )
+        if self.shard_tokens // self.block_tokens > MOST_BLOCKS // 2:  # documents do not fill shards evenly
+            raise ConfigError(
+                f"packing.shard_tokens={self.shard_tokens} is more than {MOST_BLOCKS // 2} blocks of "
+                f"{self.block_tokens} tokens; 67108864 is usual"
             )
         if self.seed < 0:
             raise ConfigError(f"packing.seed={self.seed} is negative")

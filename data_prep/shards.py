@@ -18,7 +18,7 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from conf.exits import CorruptError, DatasetError
-from data_prep.packing import DTYPE, LARGEST_BLOCK
+from data_prep.packing import DTYPE, LARGEST_BLOCK, MOST_BLOCKS
 from data_prep.publish import read_exactly
 
 FORMAT = 2
@@ -55,6 +55,8 @@ class Shard:
             raise ValueError(f"shard name {self.name!r}")
         if self.tokens < 0 or not 1 <= self.block_tokens <= LARGEST_BLOCK:
             raise ValueError(f"{self.name}: {self.tokens} tokens in blocks of {self.block_tokens}")
+        if self.block_count > MOST_BLOCKS:
+            raise ValueError(f"{self.name}: {self.block_count} blocks; a shard has at most {MOST_BLOCKS}")
         end = self.table + self.block_count * DIGEST.itemsize
         if end > self.bytes:
             raise ValueError(f"{self.name}: its digests end at {end}, beyond the file's {self.bytes} bytes")

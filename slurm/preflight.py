@@ -3,6 +3,8 @@
 Nothing here writes or submits anything. A check that needs an answer of SLURM's asks for it once.
 """
 
+import bisect
+import itertools
 import json
 import math
 import os
@@ -251,15 +253,14 @@ def _data_needs(output: Path, prepare: PrepareConfig) -> list[Need]:
 
 def _sampled_hashes(index: Index) -> Iterator[str]:
     """Read some blocks from all over the data set and compare them with the index."""
-    blocks = [
-        (shard, number)
-        for split in index.splits.values()
-        for shard in split.shards
-        for number in range(shard.block_count)
-    ]
-    for shard, number in random.Random(_SEED).sample(blocks, min(_SAMPLED_BLOCKS, len(blocks))):
+    shards = [shard for split in index.splits.values() for shard in split.shards]
+    ends = list(itertools.accumulate(shard.block_count for shard in shards))
+    blocks = range(ends[-1] if ends else 0)
+    for block in random.Random(_SEED).sample(blocks, min(_SAMPLED_BLOCKS, len(blocks))):
+        place = bisect.bisect_right(ends, block)
+        shard = shards[place]
         try:
-            read_block(index.directory, shard, number)
+            read_block(index.directory, shard, block - ends[place] + shard.block_count)
         except (CorruptError, DatasetError, OSError) as error:
             yield str(error)
             return

@@ -70,6 +70,7 @@ DAMAGES: list[Callable[[dict[str, Any]], Any]] = [
     lambda raw: _first(raw).update(tokens=-1024),
     lambda raw: _first(raw).update(bytes="none"),
     lambda raw: _first(raw).pop("digests"),
+    lambda raw: _first(raw).update(tokens=1 << 70, bytes=1 << 80),
     lambda raw: raw.update(block_tokens=0),
     lambda raw: raw.update(block_tokens=1 << 25),
     lambda raw: raw.update(block_tokens=1),

@@ -39,7 +39,14 @@ def test_blocks_of_more_tokens_than_there_are_are_refused():
 
 @pytest.mark.parametrize(
     ("block_tokens", "shard_tokens", "seed"),
-    [(1 << 25, 1 << 26, 0), (1000, 4096, 0), (512, 4096, 0), (4096, 2048, 0), (1024, 2048, -1)],
+    [
+        (1 << 25, 1 << 26, 0),
+        (1024, 1 << 34, 0),
+        (1000, 4096, 0),
+        (512, 4096, 0),
+        (4096, 2048, 0),
+        (1024, 2048, -1),
+    ],
 )
 def test_a_layout_that_cannot_be_read_back_is_refused(block_tokens: int, shard_tokens: int, seed: int):
     with pytest.raises(ConfigError, match="packing"):
