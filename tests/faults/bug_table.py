@@ -244,6 +244,20 @@ STREAM = (
         ),
     ),
     Bug(
+        "a damaged table of digests vouches for its blocks",
+        "data_prep/shards.py",
+        "    if digest_of_table(content) != shard.digests:",
+        "    if False:",
+        _tests("data_prep/test_shards.py", "a_damaged_table_of_digests_is_named_with_its_offset"),
+    ),
+    Bug(
+        "a shard's last block is taken for a full one",
+        "data_prep/shards.py",
+        "min(self.block_tokens, self.tokens - before)",
+        "self.block_tokens",
+        _tests("data_prep/test_shards.py", "where_blocks_lie_follows_from_their_number"),
+    ),
+    Bug(
         "every epoch is dealt alike",
         "pretrain/stream/order.py",
         "self.seed, epoch)\n        cards",
