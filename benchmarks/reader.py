@@ -25,7 +25,7 @@ from pathlib import Path
 T, MICRO, BATCH, SEED = 1024, 16, 512, 7
 
 # Each program defines `batches(folder)`, which yields tensors for ever or until its data ends.
-_OURS = """
+OURS = """
 import torch
 from pretrain.batch import BatchPlan
 from pretrain.stream.data import Batches
@@ -63,7 +63,7 @@ def batches(folder):
                 for part in np.split(rows, len(rows) // 16):
                     yield torch.from_numpy(part.astype(np.int64))
 """
-_STREAMING = """
+STREAMING = """
 import numpy as np, torch
 from streaming import StreamingDataset
 def batches(folder):
@@ -76,7 +76,7 @@ def batches(folder):
                 yield torch.from_numpy(np.stack(rows).astype(np.int64))
                 rows = []
 """
-_LITDATA = """
+LITDATA = """
 import torch
 from litdata import StreamingDataset, TokensLoader
 def batches(folder):
@@ -104,13 +104,13 @@ import os; os._exit(0)
 """
 # Name: (program, package that it needs).
 _CONTENDERS = {
-    "ours, one rank": (_OURS.replace("RANKS", "1"), "torch"),
-    "ours, 1 of 8 ranks": (_OURS.replace("RANKS", "8"), "torch"),
+    "ours, one rank": (OURS.replace("RANKS", "1"), "torch"),
+    "ours, 1 of 8 ranks": (OURS.replace("RANKS", "8"), "torch"),
     "webdataset, 256 sequences per entry": (_WEBDATASET.replace("ENTRY", "256"), "webdataset"),
     "webdataset, 1 sequence per entry": (_WEBDATASET.replace("ENTRY", "1"), "webdataset"),
     "nanoGPT, memmap": (_NANOGPT, "torch"),
-    "MosaicML streaming": (_STREAMING, "streaming"),
-    "litdata, TokensLoader": (_LITDATA, "litdata"),
+    "MosaicML streaming": (STREAMING, "streaming"),
+    "litdata, TokensLoader": (LITDATA, "litdata"),
 }
 _WRITE = {
     "ours": """
@@ -173,14 +173,14 @@ def main(megatokens: int, rounds: int, result: Path | None) -> None:
         result.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def prepare(folder: str, megatokens: int) -> None:
+def prepare(folder: str, megatokens: int, *, webdataset: bool = True) -> None:
     """Write the tokens once for each format whose package is there."""
     import numpy as np  # noqa: PLC0415  the contenders alone need the rest
 
     tokens = np.random.default_rng(SEED).integers(0, 50_257, megatokens * 10**6, dtype=np.uint16)
     tokens.tofile(Path(folder, "train.bin"))
     run(_WRITE["ours"], folder)
-    for entry in ("1", "256"):
+    for entry in ("1", "256") if webdataset else ():
         Path(folder, f"wds-{entry}").mkdir()
         run(_WRITE["wds"], folder, entry)
     for name, package in (("mds", "streaming"), ("litdata", "litdata")):

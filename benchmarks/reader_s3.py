@@ -1,28 +1,34 @@
 """Read from an S3 server with latency and failing requests; hold every batch against the disk's.
 
-usage: python benchmarks/reader_s3.py [MEGATOKENS] [RESULT.json]     (16 by default; needs moto and s3fs)
+usage: python benchmarks/reader_s3.py [MEGATOKENS] [ROUNDS] [RESULT.json]
+       (16 and 3 by default; needs moto and s3fs, and for its peers mosaicml-streaming and litdata)
 
-The server is moto, in a process of its own, behind 20 ms of latency; 1 % of the requests fail with 503. The
-reader is one of 8 ranks with a batch of 512 sequences of 1024 tokens.
+The server is moto, in a process of its own, behind 20 ms of latency; 1 % of the requests fail with 503. Our
+reader is one of 8 ranks with a batch of 512 sequences of 1024 tokens, and each of its batches is compared.
+Then it takes turns with its peers, each in a process of its own with nothing on its disk: one rank reads
+an epoch of the same tokens. The server shares the machine with them.
 """
 
+import importlib.util
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # with a Python that has the peers, and not ours, too
+sys.path.insert(0, str(Path(__file__).parent))
+from reader import LITDATA, OURS, SEED, STREAMING, commit, prepare, run
 
 from pretrain.batch import BatchPlan
 from pretrain.stream.data import Batches
 from pretrain.stream.sources import DataConfig, opened_sources, training_data
-
-sys.path.insert(0, str(Path(__file__).parent))
-from reader import SEED, commit, write_ours
 
 LATENCY_SECONDS, FAILING = 0.020, 0.01
 SEQUENCES, RANKS = 512, 8
@@ -42,9 +48,45 @@ server = make_server("127.0.0.1", 0, app, threaded=True)
 print(server.server_port, flush=True)
 server.serve_forever()
 """
+# The server speaks no TLS, and litdata has no setting for that.
+_PLAIN = """
+from litdata.streaming import downloader
+downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
+"""
+# Name: (program as in reader.py, what it reads there, what it reads here, package).
+_CONTENDERS = {
+    "ours": (OURS.replace("RANKS", "1"), 'f"{folder}/ours"', '"s3://bucket/ours"', "torch"),
+    "MosaicML streaming": (
+        STREAMING,
+        'local=f"{folder}/mds"',
+        'remote="s3://bucket/mds", local=f"{folder}/cache"',
+        "streaming",
+    ),
+    "litdata": (
+        _PLAIN + LITDATA,
+        'f"{folder}/litdata"',
+        '"s3://bucket/litdata", cache_dir=f"{folder}/cache"',
+        "litdata",
+    ),
+}
+_MEASURE = """
+import os, sys, time, torch
+torch.set_num_threads(1)
+began, wanted = time.perf_counter(), int(sys.argv[2])
+source = batches(sys.argv[1])
+next(source)
+first, spent, tokens = time.perf_counter(), time.process_time(), 0
+for batch in source:
+    tokens += batch.numel()
+    if tokens >= wanted:
+        break
+now, cpu = time.perf_counter(), time.process_time() - spent
+print("RESULT", first - began, tokens / (now - first) / 1e6, tokens / cpu / 1e6, flush=True)
+os._exit(0)
+"""
 
 
-def main(megatokens: int, result: Path | None) -> None:
+def main(megatokens: int, rounds: int, result: Path | None) -> None:
     """Print the speed, and how many batches were wrong."""
     program = _SERVER.format(latency=LATENCY_SECONDS, failing=FAILING)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,27 +101,31 @@ def main(megatokens: int, result: Path | None) -> None:
                 "AWS_SECRET_ACCESS_KEY": "b",
                 "AWS_DEFAULT_REGION": "us-east-1",
             }
+            prepare(folder, megatokens, webdataset=False)
+            upload(folder)
             facts = measured(folder, megatokens)
+            facts["one_rank"] = beside_peers(folder, megatokens, rounds)
         finally:
             server.kill()
             server.wait()
-    print(facts)
     if result is not None:
         facts |= {"commit": commit(), "command": sys.argv, "seed": SEED, "load": os.getloadavg()}
         result.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def measured(folder: str, megatokens: int) -> dict:
-    """Upload a data set, read it over S3 and from the disk; return what was seen."""
+def upload(folder: str) -> None:
+    """Put every format that was written into the bucket."""
     import s3fs  # noqa: PLC0415  after the server's address is known
 
-    chance = np.random.default_rng(SEED)
-    chance.integers(0, 50_257, megatokens * 10**6, dtype=np.uint16).tofile(Path(folder, "train.bin"))
-    write_ours(folder)
     files = s3fs.S3FileSystem()
     files.mkdir("bucket")
-    for path in Path(folder, "ours").iterdir():
-        files.put_file(str(path), f"bucket/ours/{path.name}")
+    for path in Path(folder).iterdir():
+        for part in path.iterdir() if path.is_dir() else ():
+            files.put_file(str(part), f"bucket/{path.name}/{part.name}")
+
+
+def measured(folder: str, megatokens: int) -> dict:
+    """Read over S3 and from the disk, as one of 8 ranks; return and print what was seen."""
     steps = megatokens * 10**6 // (SEQUENCES * 1024)
     expected = [torch.cat(batch.micro_batches) for batch in batches(f"{folder}/ours/index.json", steps)]
     began, spent, wrong = time.perf_counter(), time.process_time(), 0
@@ -87,13 +133,30 @@ def measured(folder: str, megatokens: int) -> dict:
         wrong += not torch.equal(torch.cat(batch.micro_batches), expected[step])
     tokens = steps * SEQUENCES // RANKS * 1024
     seconds, cpu = time.perf_counter() - began, time.process_time() - spent
-    return {
+    facts = {
         "tokens": tokens,
         "mtok_per_s": tokens / seconds / 1e6,
         "mtok_per_cpu_s": tokens / cpu / 1e6,
         "batches": steps,
         "wrong": wrong,
     }
+    print(f"ours, 1 of {RANKS} ranks: {facts}")
+    return facts
+
+
+def beside_peers(folder: str, megatokens: int, rounds: int) -> dict[str, list[list[float]]]:
+    """Return and print, of each round, seconds to the first batch, then Mtok/s and Mtok per CPU second."""
+    there = {name: each for name, each in _CONTENDERS.items() if importlib.util.find_spec(each[3])}
+    found: dict[str, list[list[float]]] = {name: [] for name in there}
+    for _, (name, (program, disk, store, _)) in itertools.product(range(rounds), there.items()):
+        assert disk in program
+        with tempfile.TemporaryDirectory() as empty:
+            said = run(program.replace(disk, store) + _MEASURE, empty, str(megatokens * 10**6 * 9 // 10))
+        found[name].append([float(number) for number in said.split("RESULT")[1].split()[:3]])
+    for name, each in found.items():
+        first, speed, cpu = (statistics.median(column) for column in zip(*each, strict=True))
+        print(f"{name:20} first batch {first:6.2f} s, then {speed:7.2f} Mtok/s, {cpu:7.1f} Mtok/CPU-s")
+    return found
 
 
 def batches(index: str, steps: int):
@@ -111,4 +174,5 @@ def batches(index: str, steps: int):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 16, Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    numbers = [int(argument) for argument in sys.argv[1:3]]
+    main(*numbers, *(16, 3)[len(numbers) :], Path(sys.argv[3]) if len(sys.argv) > 3 else None)
