@@ -13,6 +13,7 @@ from dataclasses import asdict
 from conf import DIRECTORY, compose
 from conf.command import run
 from conf.exits import ConfigError
+from conf.folders import options
 from pretrain.planning.calibration import Calibration, calibration
 from pretrain.planning.plans import Plan, Refusal, planned, storage_bytes
 from pretrain.planning.question import PlanConfig, Question, plan_config, question
@@ -63,7 +64,9 @@ def _ranks(plan: Plan | Refusal) -> int:
 def _all_text(overrides: list[str], config: PlanConfig) -> str:
     names = config.experiments
     if names == "all":
-        names = sorted(path.stem for path in (DIRECTORY / "experiment").glob("gpt*.yaml"))
+        ours = DIRECTORY / "experiment"
+        found = options("experiment").items()
+        names = [name for name, path in found if name.startswith("gpt") or path.parent != ours]
     elif isinstance(names, str):
         raise ConfigError(f"experiments={names} is neither all nor a list; write experiments=[{names}]")
     rest = [each for each in overrides if not each.startswith("experiments=")]

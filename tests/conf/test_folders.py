@@ -7,6 +7,7 @@ import pytest
 from conf import compose, option
 from conf.exits import ConfigError
 from conf.folders import VARIABLE
+from pretrain import plan
 
 SITE = "name: mine\nhardware: null\npeak_tflops: null\nslurm: null\n"
 
@@ -36,6 +37,14 @@ def test_its_files_are_options_and_may_build_on_ours(own: Path):
     )
     assert compose("train", ["cluster=local", "run_dir=x"]).cluster.name == "local"
     assert option("cluster", "mine").name == "mine"
+
+
+def test_a_plan_of_all_experiments_has_a_line_for_theirs(own: Path, capsys: pytest.CaptureFixture[str]):
+    plan.main(["experiments=all", "sizes=[8]", "cluster=h100x8_infiniband"])
+    lines = capsys.readouterr().out
+    assert "ours" in lines
+    assert "gpt2_124m" in lines
+    assert "smoke" not in lines
 
 
 def test_a_mistyped_name_is_answered_with_ours_and_theirs(own: Path):
