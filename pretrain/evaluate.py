@@ -3,7 +3,7 @@
 python -m pretrain.evaluate run_dir=RUN [index=OTHER/index.json] [split=train] [tokens=N] [checkpoint=best]
 python -m pretrain.evaluate run_dir=RUN tasks=[wikitext103,lambada,hellaswag] [few_shot=5] [limit=1000]
 python -m pretrain.evaluate hf=FOLDER tasks=[text] files={text:FILE} [stride=256]
-torchrun --nproc-per-node 8 -m pretrain.evaluate …    shares the work among 8 GPUs
+torchrun --standalone --nproc-per-node 8 -m pretrain.evaluate …    shares the work among 8 GPUs
 
 The sequences of a data set are those that training validates on: the first of the split, of each source
 if the run reads several. Where tasks or prompts are named, no data set is read unless it is named as well,
