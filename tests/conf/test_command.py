@@ -36,7 +36,7 @@ BAD_TRAINING = [
     ("data.sequence_tokens=60 batch.tokens=960", Exit.DATASET, "does not divide the data set's blocks"),
     ("model.vocabulary=300 model.padded_vocabulary=320", Exit.DATASET, "use 50257 or more"),
     ("data.index=/nowhere/index.json", Exit.DATASET, "/nowhere/index.json does not exist"),
-    ("data.index=pyproject.toml", Exit.DATASET, "is not the index of a data set"),
+    ("data.index=pyproject.toml", Exit.DATASET, "is not the index.json of a data set"),
     ("reference=gpt2", Exit.CONFIG, "references has no option 'gpt2'; choose one of: demo, "),
     ("evaluation.tasks=[text]", Exit.CONFIG, "add files={text:FILE}"),
     ("evaluation.tasks=[text] evaluation.files={text:/nowhere}", Exit.DATASET, "/nowhere cannot be read"),

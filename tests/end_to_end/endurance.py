@@ -191,7 +191,7 @@ class Chain:
         """Stop a run by force and damage a file of its newest checkpoint, where an older one is left."""
         there, codes = self._kill()
         saved = commit.checkpoints(self._run_dir / "checkpoints")
-        if len(saved) < 2:
+        if len(saved) < 2 or not any(codes):  # or it had ended, and nobody will read its state again
             return False, codes
         file = self._random.choice([path for path in saved[0].iterdir() if path.is_file()])
         with file.open("r+b") as opened:
