@@ -32,6 +32,12 @@ def already_joined(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "joined", joined)
 
 
+@pytest.fixture(scope="module")
+def tiny_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy for this file: what is found is kept in the run, and told by its exports."""
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("scored") / "run"))
+
+
 def last_line(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
     evaluate.main(list(overrides))
     return capsys.readouterr().out.splitlines()[-1]
