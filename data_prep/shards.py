@@ -88,10 +88,13 @@ def read_block(directory: Path, shard: Shard, number: int) -> np.ndarray:
 
     Raises as `read_block_into` does.
     """
-    digest = int(read_digests(directory, shard)[number])
-    tokens = np.empty(shard.block(number).tokens + 1, DTYPE)
-    read_block_into(directory, shard, number, digest, tokens)
-    return tokens
+    return _block(directory, shard, number, int(read_digests(directory, shard)[number]))
+
+
+def read_blocks(directory: Path, shard: Shard) -> Iterator[np.ndarray]:
+    """Yield every block of a shard as `read_block` returns it; the digests are read once."""
+    for number, digest in enumerate(read_digests(directory, shard).tolist()):
+        yield _block(directory, shard, number, digest)
 
 
 def read_block_into(directory: Path, shard: Shard, number: int, digest: int, into: np.ndarray) -> None:
@@ -165,6 +168,12 @@ def member_name(number: int) -> str:
 def _member_bytes(payload: int) -> int:
     """Return the bytes of a member whose array takes so many: headers, payload, zeros to a whole record."""
     return TAR_HEADER + -(-(NUMPY_HEADER + payload) // TAR_HEADER) * TAR_HEADER
+
+
+def _block(directory: Path, shard: Shard, number: int, digest: int) -> np.ndarray:
+    tokens = np.empty(shard.block(number).tokens + 1, DTYPE)
+    read_block_into(directory, shard, number, digest, tokens)
+    return tokens
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.index import Index, Split
-from data_prep.shards import read_block
+from data_prep.shards import read_block, read_blocks
 
 # Histogram classes: documents of 2**n to 2**(n+1) - 1 tokens.
 _CLASSES = 40
@@ -43,8 +43,8 @@ def _document_lengths(index: Index, split: Split) -> Iterator[np.ndarray]:
     """Yield, for each shard, the tokens between its end-of-text tokens."""
     for shard in split.shards:
         ends, start = [-1], 0
-        for number in range(shard.block_count):
-            payload = read_block(index.directory, shard, number)[:-1]
+        for block in read_blocks(index.directory, shard):
+            payload = block[:-1]
             ends.extend((np.flatnonzero(payload == index.end_of_text) + start).tolist())
             start += len(payload)
         yield np.diff([*ends, start]) - 1
