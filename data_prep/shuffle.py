@@ -170,11 +170,10 @@ def _reduced(plan: Plan, output: Path, bucket: int, sections: list[Section], wit
     else:
         parts = [(plan.routing.shard(bucket), tokens)]
     stream = Stream(with_ends(_documents(sections, records, kept), END_OF_TEXT))
-    begins, first, shards = np.append(0, ends[:-1]), 0, []
+    begins, first, shards, size = np.append(0, ends[:-1]), 0, [], plan.packing.block_tokens
     for (split, name), last in parts:
-        cut = stream.blocks(last - first, plan.packing.block_tokens)
+        cut = stream.blocks(last - first, size)
         documents = int(np.count_nonzero((first <= begins) & (begins < last)))
-        size = plan.packing.block_tokens
         shard = write_shard(
             output / name, cut, block_tokens=size, documents=documents, scratch=spill_folder(output)
         )

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,8 +42,7 @@ def write_shard(
             tokens += len(block) - 1
             tar.write(member(member_name(number), numpy_header(len(block)) + content))
         table = np.array(digests, DIGEST)
-        facts = {"tokens": tokens, "block_tokens": block_tokens, "documents": documents}
-        tar.write(_after_blocks(tar.size, table, facts))
+        tar.write(_after_blocks(tar.size, table, tokens, block_tokens, documents))
     return Shard(
         name=path.name,
         bytes=tar.size,
@@ -86,13 +85,14 @@ def frames(shard: Shard, digests: np.ndarray) -> Iterator[bytes]:
         yield bytes(-end % tarfile.BLOCKSIZE) + head
         end = offset + size
     padding = bytes(-end % tarfile.BLOCKSIZE)
-    facts = {"tokens": shard.tokens, "block_tokens": shard.block_tokens, "documents": shard.documents}
-    yield padding + _after_blocks(end + len(padding), digests, facts)
+    facts = (shard.tokens, shard.block_tokens, shard.documents)
+    yield padding + _after_blocks(end + len(padding), digests, *facts)
 
 
-def _after_blocks(size: int, digests: np.ndarray, facts: Mapping[str, int]) -> bytes:
+def _after_blocks(size: int, digests: np.ndarray, tokens: int, block_tokens: int, documents: int) -> bytes:
     """Return what follows the blocks of a tar, which take `size` bytes: digests, metadata, its end."""
-    record = {"format": FORMAT, "dtype": DTYPE.name, **facts}
+    record = {"format": FORMAT, "dtype": DTYPE.name}
+    record |= {"tokens": tokens, "block_tokens": block_tokens, "documents": documents}
     metadata = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
     content = member(DIGESTS, digests.tobytes())
     content += member(METADATA, metadata)
