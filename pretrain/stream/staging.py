@@ -96,7 +96,7 @@ class Stage:
     """A folder of shards on a node's disk."""
 
     def __init__(self, folder: Path, index: Index, capacity_bytes: int) -> None:
-        self._folder = folder
+        self._root = folder
         self.folder = folder / index.fingerprint[:16]  # the part of this data set
         self._capacity = capacity_bytes
         try:
@@ -169,9 +169,9 @@ class Stage:
 
     def _room(self, descriptor: int, temporary: Path, size: int) -> bool:
         """Take `size` bytes of the folder for a file, after evicting what nobody reads; say if there were."""
-        with (self._folder / ".lock").open("w") as lock:
+        with (self._root / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            held = {path: path.stat() for path in self._folder.glob("*/*.tar*") if path != temporary}
+            held = {path: path.stat() for path in self._root.glob("*/*.tar*") if path != temporary}
             total = sum(status.st_size for status in held.values())
             finished = [path for path in held if path.suffix == ".tar"]
             for path in sorted(finished, key=lambda path: held[path].st_mtime):
