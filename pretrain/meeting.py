@@ -1,7 +1,7 @@
 """Whether the ranks of a launch can meet: each joins the process group, and their ones add up.
 
     torchrun --standalone --nproc-per-node 8 -m pretrain.meeting          on one machine
-    srun … python -m pretrain.meeting                        on several
+    srun … python -m pretrain.meeting                                     on several
 
 Rank 0 prints one line. On GPUs the sum travels over NCCL, as gradients do.
 """

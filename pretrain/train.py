@@ -2,10 +2,10 @@
 
 python -m pretrain.train experiment=NAME data.index=DIR/index.json run_dir=RUN [key=value …]
 
-  steps=N zero=stage2 precision=bf16 schedule.peak=1e-3 …     any setting of conf/train.yaml
-  python -m pretrain.train --cfg job experiment=gpt2_124m     show the composed settings
-  torchrun --standalone --nproc-per-node 8 -m pretrain.train …             one process for each of 8 GPUs
-  python -m pretrain.train run_dir=RUN                        go on with what RUN began with
+  steps=N zero=stage2 precision=bf16 schedule.peak=1e-3 …       any setting of conf/train.yaml
+  python -m pretrain.train --cfg job experiment=gpt2_124m       show the composed settings
+  torchrun --standalone --nproc-per-node 8 -m pretrain.train …  one process for each of 8 GPUs
+  python -m pretrain.train run_dir=RUN                          go on with what RUN began with
 
 Stop with Ctrl-C, SIGTERM, SIGUSR1 or a file STOP in RUN: it saves, leaves with exit code 75, and
 the same command goes on from there.
