@@ -99,3 +99,5 @@ def test_a_shard_survives_json():
     assert shard_of(json.loads(json.dumps(shard_record(shard))), 1024) == shard
     with pytest.raises(ValueError, match="beyond the file's 10240 bytes"):
         replace(shard, tokens=10_000)
+    with pytest.raises(ValueError, match="a shard has at most 16777216"):
+        replace(shard, tokens=1 << 35, bytes=1 << 40)

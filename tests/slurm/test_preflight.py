@@ -10,7 +10,8 @@ import pytest
 from slurm_cluster import Cluster
 
 from conf.exits import ConfigError
-from slurm import room, submit
+from data_prep.index import read_index
+from slurm import preflight, room, submit
 
 
 class Plan:
@@ -284,3 +285,15 @@ def test_several_faults_are_told_at_once(plan, capsys):
     with pytest.raises(ConfigError, match="2 faults"):
         plan.dry_run()
     assert len([line for line in capsys.readouterr().err.splitlines() if "fault: " in line]) == 2
+
+
+def test_a_sample_as_large_as_the_data_set_is_every_block_of_it(
+    tiny_index: Path, monkeypatch: pytest.MonkeyPatch
+):
+    index, read = read_index(tiny_index), []
+    monkeypatch.setattr(preflight, "_SAMPLED_BLOCKS", 10**6)
+    monkeypatch.setattr(preflight, "read_block", lambda _, shard, number: read.append((shard.name, number)))
+    assert list(preflight._sampled_hashes(index)) == []
+    shards = [shard for split in index.splits.values() for shard in split.shards]
+    assert len(read) == sum(shard.block_count for shard in shards) > 20
+    assert set(read) == {(shard.name, number) for shard in shards for number in range(shard.block_count)}
